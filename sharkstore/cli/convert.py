@@ -1,0 +1,174 @@
+"""`sharkstore convert`: a checkpoint to a store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharkstore.cli.render import (
+    Bars,
+    Grid,
+    format_option,
+    note,
+    percent,
+    quiet_option,
+    show_json,
+    size,
+)
+from sharkstore.convert import Conversion, convert_checkpoint
+from sharkstore.errors import PlanError
+from sharkstore.plan.tiers import parse_tiers
+from sharkstore.report import ratio
+
+EXAMPLES = """
+\b
+Examples:
+  sharkstore convert model.safetensors model.shark
+  sharkstore convert model.pt model.shark --tiers f32=1%,f16=9%,int8=rest
+  sharkstore convert model.pt model.shark --stats stats.safetensors \\
+      --tiers f32@1000,f16@50,int8 --keep 30
+  sharkstore convert model.pt model.shark --dry-run --plan-out plan.json
+  sharkstore convert model.pt model.shark --plan plan.json
+"""
+
+
+def _tiers(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        parse_tiers(value)
+    except PlanError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("checkpoint", type=click.Path())
+@click.argument("store", type=click.Path())
+@click.option(
+    "--tiers",
+    default="int8",
+    show_default=True,
+    callback=_tiers,
+    help="Encodings by share of the rows ('f32=1%,f16=9%,int8=rest') or by least priority "
+    "('f32@1000,f16@50,int8'). Encodings: f32, f16, int8, int8.affine, int8.f32 (scales in "
+    "float32), int8.affine.f32.",
+)
+@click.option("--stats", type=click.Path(), help="Row priorities and field scores (safetensors).")
+@click.option("--tables", multiple=True, metavar="GLOB", help="Which tensors are tables.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the N best fields.")
+@click.option("--prune", multiple=True, metavar="FIELD", help="Prune a field: see --drop.")
+@click.option("--drop", is_flag=True, help="Leave pruned tables out; else they are a mean row.")
+@click.option(
+    "--default-row",
+    type=click.Choice(["zero", "mean"]),
+    default="zero",
+    show_default=True,
+    help="The row for ids out of bounds.",
+)
+@click.option(
+    "--nonfinite",
+    type=click.Choice(["error", "zero"]),
+    default="error",
+    show_default=True,
+    help="NaN and infinities in tables: stop, or store 0.",
+)
+@click.option("--plan", type=click.Path(), help="Carry out a plan that --dry-run wrote.")
+@click.option("--dry-run", is_flag=True, help="Plan and sizes only; no store.")
+@click.option("--plan-out", type=click.Path(), help="Write the plan to a file.")
+@click.option("--overwrite", is_flag=True, help="Replace the store that is there, in one step.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every tensor that is no table.")
+@format_option
+@quiet_option
+def convert(
+    checkpoint: str,
+    store: str,
+    *,
+    style: str,
+    quiet: bool,
+    verbose: bool,
+    plan_out: str | None,
+    **options: Any,
+) -> None:
+    """Convert CHECKPOINT to STORE.
+
+    CHECKPOINT is a .safetensors file, a sharded *.safetensors.index.json, or a state dict in
+    a .pt or .pth file. STORE is the directory to make; it appears whole or not at all.
+    """
+    if plan_out is None and options["dry_run"]:
+        plan_out = f"{store.rstrip('/')}.plan.json"
+    with Bars(quiet=quiet) as bars:
+        done = convert_checkpoint(
+            checkpoint, store, default_row=options.pop("default_row"), progress=bars, **options
+        )
+    if plan_out is not None:
+        Path(plan_out).write_text(json.dumps(done.plan.document(), indent=2) + "\n")
+    if style == "json":
+        show_json(_document(done, store, plan_out))
+    else:
+        click.echo(_grid(done).text(style))
+    for text in _messages(done, store, plan_out, verbose=verbose):
+        note(text, quiet=quiet)
+
+
+def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, Any]:
+    return {
+        "store": store if done.written else None,
+        "plan": plan_out,
+        "digest": done.metadata.digest if done.written else None,
+        "nbytes": done.metadata.nbytes,
+        "source_nbytes": done.metadata.source_nbytes,
+        "ratio": ratio(done.metadata.nbytes, done.metadata.source_nbytes),
+        "data_bytes": done.data_bytes,
+        "tables": [
+            {"name": t.name, "action": t.action, "why": t.why, "rows": t.rows, "dim": t.dim}
+            for t in done.plan.tables
+        ],
+        "dense": list(done.plan.dense),
+        "left": dict(done.plan.left),
+        "notes": list(done.notes),
+    }
+
+
+def _grid(done: Conversion) -> Grid:
+    stored = {table.name: table for table in done.metadata.tables}
+    rows = []
+    for planned in done.plan.tables:
+        table = stored.get(planned.name)
+        kept = 0 if table is None else table.nbytes
+        tiers = "dropped"
+        if table is not None:
+            tiers = ", ".join(f"{tier.encoding} {tier.rows:,}" for tier in table.tiers)
+        rows.append(
+            [
+                planned.name,
+                f"{tiers} (pruned)" if planned.action == "prune" else tiers,
+                planned.why,
+                f"{planned.rows:,}",
+                str(planned.dim),
+                size(planned.rows * planned.dim * 4),
+                size(kept),
+                percent(ratio(kept, planned.rows * planned.dim * 4)),
+            ]
+        )
+    headers = ["table", "tiers", "a table because", "rows", "dim", "float32", "stored", "ratio"]
+    return Grid(headers, rows, left=3)
+
+
+def _messages(done: Conversion, store: str, plan_out: str | None, *, verbose: bool) -> list[str]:
+    metadata = done.metadata
+    texts = [f"note: {text}" for text in done.notes]
+    dense = ", ".join(done.plan.dense if verbose else done.plan.dense[:4])
+    more = "" if verbose or len(done.plan.dense) <= 4 else ", … (-v names all)"
+    if done.plan.dense:
+        texts.append(f"kept as they are, no tables: {len(done.plan.dense)} ({dense}{more})")
+    texts += [f"left out: {name}: {why}" for name, why in done.plan.left.items()]
+    share = percent(ratio(metadata.nbytes, metadata.source_nbytes))
+    sizes = f"{size(metadata.source_nbytes)} of tables -> {size(metadata.nbytes)} ({share})"
+    if done.written:
+        texts.append(f"{store}: {sizes}, {metadata.digest}")
+    else:
+        files = f"{done.data_bytes:,} bytes of chunk files"
+        texts.append(f"dry run: {sizes}, {files}; nothing written but {plan_out}")
+    return texts

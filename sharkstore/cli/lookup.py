@@ -1,0 +1,36 @@
+"""`sharkstore lookup`: rows of a table, dequantised."""
+
+from __future__ import annotations
+
+import click
+
+from sharkstore.cli.render import Grid, format_option, show_json
+from sharkstore.load.store import open_store
+
+EXAMPLES = """
+\b
+Examples:
+  sharkstore lookup model.shark emb.user.weight 3 14 15
+  sharkstore lookup model.shark emb.user.weight 3 --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("store", type=click.Path())
+@click.argument("table")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
+@format_option
+def lookup(store: str, table: str, ids: tuple[int, ...], style: str) -> None:
+    """Print the rows ID... of TABLE in STORE."""
+    with open_store(store) as opened:
+        rows = opened[table].lookup(list(ids))
+    if style == "json":
+        show_json({"table": table, "ids": list(ids), "rows": rows.tolist()})
+        return
+    headers = ["id", *(str(j) for j in range(rows.shape[1]))]
+    exact = style == "csv"
+    cells = [
+        [str(i), *(repr(float(v)) if exact else f"{v:.5g}" for v in row)]
+        for i, row in zip(ids, rows, strict=True)
+    ]
+    click.echo(Grid(headers, cells).text(style))

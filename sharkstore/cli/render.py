@@ -1,0 +1,131 @@
+"""How results look: tables for people, CSV, Markdown and JSON; sizes, rates, progress."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+FORMATS = ("human", "json", "csv", "markdown")
+UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Rows under headers; columns after the first `left` are aligned right."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+
+    def text(self, style: str) -> str:
+        """As `human`, `csv` or `markdown`."""
+        if style == "csv":
+            out = io.StringIO()
+            csv.writer(out, lineterminator="\n").writerows([self.headers, *self.rows])
+            return out.getvalue().rstrip("\n")
+        widths = [max(map(len, column)) for column in zip(self.headers, *self.rows, strict=True)]
+        lines = [self._line(row, widths, style) for row in [self.headers, *self.rows]]
+        if style == "markdown":
+            marks = [
+                "-" * w if i < self.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)
+            ]
+            lines.insert(1, "| " + " | ".join(marks) + " |")
+        return "\n".join(lines)
+
+    def _line(self, row: Sequence[str], widths: Sequence[int], style: str) -> str:
+        cells = [
+            cell.ljust(width) if index < self.left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        if style == "markdown":
+            return "| " + " | ".join(cells) + " |"
+        return "  ".join(cells).rstrip()
+
+
+def show_json(document: Any) -> None:
+    """Print JSON on stdout."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people, in powers of 1 000: 1.5 GB."""
+    value, unit = float(nbytes), 0
+    while value >= 999.5 and unit < len(UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.0f} B" if unit == 0 else f"{value:.3g} {UNITS[unit]}"
+
+
+def percent(share: float) -> str:
+    """A share for people: 27.4 %."""
+    return f"{share * 100:.3g} %"
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """A message on stderr."""
+    if not quiet:
+        click.echo(text, err=True)
+
+
+class Bars:
+    """A progress bar for each stage, on a terminal only: bytes, rate, time left."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Go on with a stage by so many bytes."""
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            hidden = True if self._quiet or not sys.stderr.isatty() else None
+            self._bar = tqdm(
+                total=total, desc=stage, unit="B", unit_scale=True, leave=False, disable=hidden
+            )
+        self._bar.update(done)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--format human|json|csv|markdown`, and `--json` short for one of them."""
+    command = click.option("--json", "style", flag_value="json", help="Short for --format json.")(
+        command
+    )
+    return click.option(
+        "--format",
+        "style",
+        type=click.Choice(FORMATS),
+        default="human",
+        show_default=True,
+        help="How to print the result.",
+    )(command)
+
+
+def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`-q`: no messages, no progress; errors are still told."""
+    return click.option("-q", "--quiet", is_flag=True, help="No messages and no progress.")(command)

@@ -1,0 +1,47 @@
+"""`sharkstore verify`: whether a store is sound."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from sharkstore.cli.render import Grid, format_option, note, quiet_option, show_json
+from sharkstore.report import verify as verify_store
+
+EXAMPLES = """
+\b
+Examples:
+  sharkstore verify model.shark --quick    sizes, trailers and digest
+  sharkstore verify model.shark            every byte
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("store", type=click.Path())
+@click.option("--quick", is_flag=True, help="Read no rows: sizes, documents, trailers, digest.")
+@format_option
+@quiet_option
+def verify(store: str, style: str, *, quick: bool, quiet: bool) -> None:
+    """Check STORE: every checksum, row maps against tiers, the digest. Exit 1 if unsound."""
+    metadata, found = verify_store(store, quick=quick)
+    chunks = sum(array.chunks for array in metadata.arrays)
+    if style == "json":
+        show_json(
+            {
+                "store": store,
+                "sound": not found,
+                "quick": quick,
+                "digest": metadata.digest,
+                "chunks": chunks,
+                "findings": [{"where": one.where, "message": one.message} for one in found],
+            }
+        )
+    elif found or style != "human":
+        rows = [[one.where, one.message] for one in found]
+        click.echo(Grid(["where", "what"], rows, left=2).text(style))
+    if found:
+        note(f"{store}: {len(found)} findings; not sound")
+        sys.exit(1)
+    depth = "sizes, trailers and digest" if quick else "every byte"
+    note(f"{store}: sound ({depth}; {chunks} chunk files), {metadata.digest}", quiet=quiet)

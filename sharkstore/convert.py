@@ -1,0 +1,163 @@
+"""Convert a checkpoint to a store: readers, plan and writer in one function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sharkstore import __version__
+from sharkstore.errors import StatsError
+from sharkstore.format.metadata import StoreMetadata
+from sharkstore.plan.build import Policy, build_plan, check_plan
+from sharkstore.plan.model import Default, NonFinite, Plan, parse_plan
+from sharkstore.plan.stats import Stats, parse_stats
+from sharkstore.readers.model import Checkpoint
+from sharkstore.readers.open import open_checkpoint
+from sharkstore.readers.safetensors import SafetensorsFile
+from sharkstore.write.layout import data_bytes, plan_metadata
+from sharkstore.write.store import Progress, write_store
+from sharkstore.write.survey import Surveys
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion did, or in a dry run would do.
+
+    Args:
+        plan: what happens to each table.
+        metadata: of the store; in a dry run without digest and scale exponents.
+        data_bytes: bytes of all chunk files.
+        notes: what a person should know: rows that count alike, values set to zero, …
+    """
+
+    plan: Plan
+    metadata: StoreMetadata
+    data_bytes: int
+    notes: tuple[str, ...] = ()
+    written: bool = field(default=False)
+
+
+def convert_checkpoint(
+    checkpoint: Path,
+    store: Path,
+    *,
+    tiers: str = "int8",
+    stats: Path | None = None,
+    tables: Sequence[str] = (),
+    keep: int | None = None,
+    prune: Sequence[str] = (),
+    drop: bool = False,
+    default_row: Default = "zero",
+    nonfinite: NonFinite = "error",
+    plan: Path | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a checkpoint to a store.
+
+    Args:
+        checkpoint: `.safetensors`, `*.safetensors.index.json`, `.pt` or `.pth`.
+        store: the directory to make.
+        tiers: `int8`, or shares (`f32=1%,f16=9%,int8=rest`), or least priorities
+            (`f32@1000,f16@50,int8`).
+        stats: row priorities and field scores; without it all rows count alike.
+        tables: globs over the checkpoint's keys; they replace the rule which are tables.
+        keep: keep this many fields, the best by score, and prune the rest.
+        prune: fields to prune: a table whose fields all go becomes its mean row.
+        drop: leave pruned tables out instead.
+        default_row: the row for ids out of bounds: `zero`, or the table's `mean`.
+        nonfinite: `error`, or `zero` to store NaN and infinities in tables as 0.
+        plan: a plan as a dry run gives it, edited or not; replaces the options above but
+            `stats`.
+        dry_run: write nothing.
+        overwrite: replace the store that is there, in one step.
+        progress: called with a stage (`read`, `write`), bytes just done, bytes in all.
+
+    Returns:
+        The plan, and the metadata of the store.
+
+    Raises:
+        CheckpointNotFoundError, CheckpointError, StatsError, PlanError, NonFiniteError,
+        DestinationError, WriteError: nothing is left at the destination.
+    """
+    source = open_checkpoint(checkpoint)
+    measured = _stats(stats)
+    if plan is None:
+        policy = Policy(tiers, tables, keep, prune, drop, default_row, nonfinite)
+        planned = build_plan(source.tensors, source.left, measured, policy)
+    else:
+        planned = _replayed(plan, source, measured)
+    provenance: dict[str, Any] = {
+        "tool": f"sharkstore {__version__}",
+        "source": {"name": source.name},
+        "plan": planned.document(),
+    }
+    notes = _notes(planned, measured)
+    if dry_run:
+        metadata = plan_metadata(planned, source.tensors, provenance, {})
+        return Conversion(planned, metadata, data_bytes(metadata), notes)
+    metadata, surveys = write_store(
+        source,
+        source.tensors,
+        planned,
+        measured,
+        os.fspath(store),
+        provenance=provenance,
+        overwrite=overwrite,
+        progress=progress or _silent,
+    )
+    found = notes + _found(surveys)
+    return Conversion(planned, metadata, data_bytes(metadata), found, written=True)
+
+
+def _stats(path: Path | None) -> Stats:
+    if path is None:
+        return Stats()
+    try:
+        file = SafetensorsFile(os.fspath(path))
+    except ValueError as error:
+        raise StatsError(f"not a stats file: {error}") from error
+    arrays = {name: file.read(name, 0, tensor.rows) for name, tensor in file.tensors.items()}
+    return parse_stats(arrays, file.metadata)
+
+
+def _replayed(path: Path, source: Checkpoint, stats: Stats) -> Plan:
+    with open(path, encoding="utf-8") as file:
+        planned = parse_plan(file.read(), os.fspath(path))
+    check_plan(planned, source.tensors, stats)
+    return planned
+
+
+def _notes(plan: Plan, stats: Stats) -> tuple[str, ...]:
+    notes = []
+    by_id = [t for t in plan.tables if t.action == "store" and t.order == "id" and len(t.tiers) > 1]
+    if by_id:
+        which = "all tables" if len(by_id) == len(plan.tables) else f"{len(by_id)} tables"
+        notes.append(f"{which}: no priorities, so all rows are equal and tiers go by row id")
+    unweighted = [
+        t.name
+        for t in plan.tables
+        if (t.action == "prune" or t.default == "mean") and stats.count(t.name) is None
+    ]
+    if unweighted:
+        notes.append(f"no counts, so a plain mean row: {', '.join(unweighted[:6])}")
+    return tuple(notes)
+
+
+def _found(surveys: Surveys) -> tuple[str, ...]:
+    notes = []
+    for name, survey in surveys.tables.items():
+        if survey.zeroed:
+            notes.append(f"{name}: {survey.zeroed:,} NaN or infinite values became 0")
+        if survey.vanished:
+            notes.append(f"{name}: {survey.vanished:,} rows are too small for f16 and became 0")
+    return tuple(notes)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

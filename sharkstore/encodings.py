@@ -1,0 +1,107 @@
+"""How a row is stored: the encodings of format 1.0, their dtypes and bytes a row.
+
+Spec: formats/sharkstore-1.md, "Encodings".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Mode = Literal["symmetric", "affine"]
+ScaleDtype = Literal["float16", "float32"]
+
+FLOAT_DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
+SCALE_DTYPES: dict[str, np.dtype[Any]] = {
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+}
+NAMES = ("f32", "f16", "int8", "constant")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One way to store a row.
+
+    Args:
+        name: `f32`, `f16`, `int8` or `constant`.
+        mode: of `int8`: `symmetric` (scale) or `affine` (scale and bias).
+        scale_dtype: of `int8`: dtype of the scale, and of the bias if there is one.
+        scale_exponent: of symmetric `int8` with float16 scales: the stored scale is
+            the true one times 2 ** scale_exponent.
+    """
+
+    name: str
+    mode: Mode = "symmetric"
+    scale_dtype: ScaleDtype = "float16"
+    scale_exponent: int = 0
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row is bytes (scale, bias, codes) and not an array of floats."""
+        return self.name == "int8"
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of scale and bias ahead of the codes."""
+        if not self.packed:
+            return 0
+        return SCALE_DTYPES[self.scale_dtype].itemsize * (2 if self.mode == "affine" else 1)
+
+    @property
+    def array_dtype(self) -> np.dtype[Any]:
+        """Dtype of the Zarr array that holds the tier."""
+        if self.packed:
+            return np.dtype("u1")
+        return FLOAT_DTYPES.get(self.name, FLOAT_DTYPES["f32"])
+
+    def row_bytes(self, dim: int) -> int:
+        """Bytes of one stored row of `dim` values."""
+        if self.packed:
+            return self.header_bytes + dim
+        return self.array_dtype.itemsize * dim
+
+    def array_shape(self, rows: int, dim: int) -> tuple[int, int]:
+        """Shape of the Zarr array for a tier of `rows` rows."""
+        if self.name == "constant":
+            return (1, dim)
+        return (rows, self.row_bytes(dim) if self.packed else dim)
+
+    def array_bytes(self, rows: int, dim: int) -> int:
+        """Bytes of the rows of a tier, without chunk padding and trailers."""
+        stored, _ = self.array_shape(rows, dim)
+        return stored * self.row_bytes(dim)
+
+    def __str__(self) -> str:
+        parts = [self.name]
+        if self.packed and self.mode != "symmetric":
+            parts.append(self.mode)
+        if self.packed and self.scale_dtype != "float16":
+            parts.append("f32")
+        return ".".join(parts)
+
+
+def parse_encoding(text: str) -> Encoding:
+    """Read `f32`, `f16`, `int8`, `int8.affine`, `int8.f32` or `int8.affine.f32`.
+
+    Raises:
+        ValueError: for anything else, naming what is known.
+    """
+    for encoding in SPELLED:
+        if str(encoding) == text:
+            return encoding
+    known = ", ".join(str(encoding) for encoding in SPELLED)
+    raise ValueError(f"unknown encoding {text!r} (known: {known})")
+
+
+SPELLED = (
+    Encoding("f32"),
+    Encoding("f16"),
+    Encoding("int8"),
+    Encoding("int8", "affine"),
+    Encoding("int8", "symmetric", "float32"),
+    Encoding("int8", "affine", "float32"),
+    Encoding("constant"),
+)

@@ -1,0 +1,279 @@
+"""Every rule on a store's documents: `check` reads the root document and lists what it breaks.
+
+The writer runs it on what it is about to write, the reader before it maps anything. It does
+not look at chunk files: their sizes are checked when they are mapped, their bytes by verify.
+
+Spec: the rules carry the codes listed under "Reason codes".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sharkstore.encodings import NAMES, SCALE_DTYPES, Encoding
+from sharkstore.errors import FormatError, VersionError
+from sharkstore.format import layout, version
+from sharkstore.format.layout import ArraySpec
+from sharkstore.format.metadata import (
+    DenseMetadata,
+    FieldMetadata,
+    StoreMetadata,
+    TableMetadata,
+    TierMetadata,
+)
+from sharkstore.format.rules import Check, Problem, check_array, is_shape
+from sharkstore.format.zarr3 import DTYPES
+
+EXPONENTS = range(-126, 127)
+
+
+def parse(document: object, where: str) -> StoreMetadata:
+    """The store that a root document describes.
+
+    Raises:
+        VersionError: the document is of a newer major version.
+        FormatError: it breaks rules; `.problems` has them all.
+    """
+    metadata, problems = check(document)
+    if metadata is not None and not problems:
+        return metadata
+    shown = "\n".join(f"  {problem}" for problem in problems[:20])
+    more = f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else ""
+    kind = VersionError if problems[0].code == "version-newer" else FormatError
+    error = kind(f"not a store that can be opened:\n{shown}{more}", where=where)
+    error.problems = [str(problem) for problem in problems]
+    raise error
+
+
+def check(document: object) -> tuple[StoreMetadata | None, list[Problem]]:
+    """Read a root document.
+
+    Returns:
+        The metadata, None if it could not be made out, and all problems found.
+    """
+    attributes, problem = _root_attributes(document)
+    if problem is not None:
+        return None, [problem]
+    assert isinstance(document, dict)
+    nodes = _consolidated(document)
+    if nodes is None:
+        message = "no consolidated metadata with every group and array of the store"
+        return None, [Problem("consolidated-missing", "zarr.json", message)]
+    state = Check(nodes)
+    digest = state.member(attributes, "digest", str, "zarr.json", "digest")
+    if digest is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        state.say("digest", "zarr.json", f"{digest!r:.90} is not 'sha256:' and 64 hex digits")
+    provenance = state.member(attributes, "provenance", dict, "zarr.json", "provenance")
+    tables = _tables(state)
+    dense = _dense(state)
+    fields = _fields(state, attributes, {table.name for table in tables})
+    dropped = _dropped(state, attributes)
+    if state.problems:
+        return None, state.problems
+    metadata = StoreMetadata(
+        digest, tables, dense, fields, dropped, provenance, format=attributes["format"]
+    )
+    return metadata, []
+
+
+def _root_attributes(document: object) -> tuple[dict[str, Any], Problem | None]:
+    where = "zarr.json"
+    if not isinstance(document, dict) or document.get("zarr_format") != 3:
+        return {}, Problem("zarr-format", where, "not a Zarr v3 document")
+    if document.get("node_type") != "group":
+        return {}, Problem("node-type", where, f"{document.get('node_type')!r:.80} is not a group")
+    attributes = document.get("attributes")
+    ours = attributes.get("sharkstore") if isinstance(attributes, dict) else None
+    if not isinstance(ours, dict):
+        message = "a Zarr group, but no store: it has no attributes 'sharkstore'"
+        return {}, Problem("not-sharkstore", where, message)
+    text = ours.get("format")
+    major = version.major_of(text) if isinstance(text, str) else None
+    if major is None:
+        return {}, Problem("version", where, f"format {text!r:.80} is not MAJOR.MINOR")
+    if major != version.MAJOR:
+        message = f"format {text}, this reader knows {version.FORMAT}: upgrade sharkstore"
+        return {}, Problem("version-newer", where, message)
+    return ours, None
+
+
+def _consolidated(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    consolidated = document.get("consolidated_metadata")
+    nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    return nodes if isinstance(nodes, dict) else None
+
+
+def _tables(state: Check) -> tuple[TableMetadata, ...]:
+    paths = [p for p in state.nodes if p.startswith("tables/") and p.count("/") == 1]
+    read = [_table(state, path) for path in paths]
+    tables = tuple(table for table in read if table is not None)
+    for name, times in Counter(table.name for table in tables).items():
+        if times > 1:
+            state.say("table-name", "tables", f"{times} tables are named {name!r}")
+    return tables
+
+
+def _table(state: Check, path: str) -> TableMetadata | None:
+    before = len(state.problems)
+    ours = _ours(state, path, "table-attributes")
+    if ours is None or not _path_is_safe(state, path, "table-path"):
+        return None
+    name = state.member(ours, "name", str, path, "table-name")
+    rows = state.count(ours, "rows", path, range(layout.MAX_ROWS + 1))
+    dim = state.count(ours, "dim", path, range(1, layout.MAX_DIM + 1))
+    source = state.member(ours, "source_dtype", str, path, "source-dtype")
+    pruned = state.member(ours, "pruned", bool, path, "pruned")
+    entries = state.member(ours, "tiers", list, path, "tiers")
+    if rows is None or dim is None or entries is None:
+        return None
+    tiers = _tiers(state, path, entries, rows, dim)
+    rowmap = _rowmap(state, path, rows, len(entries))
+    default = None
+    if f"{path}/default" in state.nodes:
+        default = check_array(state, f"{path}/default", (1, dim), np.dtype("<f4"))
+    if len(state.problems) > before:
+        return None
+    return TableMetadata(name, path, rows, dim, source, tiers, rowmap, default, pruned)
+
+
+def _ours(state: Check, path: str, code: str) -> dict[str, Any] | None:
+    node = state.nodes[path]
+    attributes = node.get("attributes") if isinstance(node, dict) else None
+    ours = attributes.get("sharkstore") if isinstance(attributes, dict) else None
+    if isinstance(ours, dict):
+        return ours
+    state.say(code, path, "no attributes 'sharkstore'")
+    return None
+
+
+def _path_is_safe(state: Check, path: str, code: str) -> bool:
+    if layout.is_node_name(path.split("/", 1)[1]):
+        return True
+    state.say(code, path, "a name with other characters than A-Z a-z 0-9 . _ % ~ -")
+    return False
+
+
+def _tiers(
+    state: Check, path: str, entries: list[Any], rows: int, dim: int
+) -> tuple[TierMetadata, ...]:
+    if not 1 <= len(entries) <= layout.MAX_TIERS:
+        state.say("tiers", path, f"{len(entries)} tiers, not 1 to {layout.MAX_TIERS}")
+        return ()
+    tiers = []
+    for index, entry in enumerate(entries):
+        where = f"{path}/{index}"
+        count, encoding = _tier_entry(state, where, entry)
+        if count is None or encoding is None:
+            return ()
+        array = check_array(state, where, encoding.array_shape(count, dim), encoding.array_dtype)
+        if array is not None:
+            tiers.append(TierMetadata(encoding, count, array))
+    if len(tiers) == len(entries) and sum(tier.rows for tier in tiers) != rows:
+        told = sum(tier.rows for tier in tiers)
+        state.say("tier-rows-sum", path, f"tiers have {told} rows in all, the table {rows}")
+    return tuple(tiers)
+
+
+def _tier_entry(state: Check, where: str, entry: object) -> tuple[int | None, Encoding | None]:
+    if not isinstance(entry, dict):
+        state.say("tiers", where, "a tier must be an object")
+        return None, None
+    rows = state.count(entry, "rows", where, range(layout.MAX_ROWS + 1))
+    name = entry.get("encoding")
+    if name not in NAMES:
+        message = f"encoding {name!r:.80} is not one of {', '.join(NAMES)}: upgrade sharkstore"
+        state.say("encoding-unknown", where, message)
+        return rows, None
+    if name != "int8":
+        return rows, Encoding(name)
+    mode, scale = entry.get("mode"), entry.get("scale_dtype")
+    if mode not in ("symmetric", "affine"):
+        state.say("mode", where, f"mode {mode!r:.80} is neither 'symmetric' nor 'affine'")
+        return rows, None
+    if scale not in tuple(SCALE_DTYPES):
+        state.say("scale-dtype", where, f"{scale!r:.80} is neither 'float16' nor 'float32'")
+        return rows, None
+    exponent = state.count(entry, "scale_exponent", where, EXPONENTS)
+    if exponent and (mode == "affine" or scale == "float32"):
+        message = "only symmetric tiers with float16 scales have an exponent other than 0"
+        state.say("scale-exponent-range", where, message)
+    return rows, None if exponent is None else Encoding(name, mode, scale, exponent)
+
+
+def _rowmap(state: Check, path: str, rows: int, tiers: int) -> ArraySpec | None:
+    where = f"{path}/rowmap"
+    if tiers <= 1:
+        if where in state.nodes:
+            state.say("rowmap-unexpected", where, "a row map, but one tier")
+        return None
+    if tiers > layout.MAX_TIERS:
+        return None
+    return check_array(state, where, layout.rowmap_shape(rows, tiers), np.dtype("u1"))
+
+
+def _dense(state: Check) -> tuple[DenseMetadata, ...]:
+    entries = []
+    for path, node in state.nodes.items():
+        if not path.startswith("dense/") or not _path_is_safe(state, path, "dense-path"):
+            continue
+        ours = _ours(state, path, "dense-attributes")
+        if ours is None:
+            continue
+        name = state.member(ours, "name", str, path, "dense-attributes")
+        source = state.member(ours, "source_dtype", str, path, "dense-attributes")
+        shape, dtype = node.get("shape"), DTYPES.get(str(node.get("data_type")))
+        if dtype is None or not is_shape(shape):
+            state.say("array-shape", path, f"shape {shape!r:.80}, {node.get('data_type')!r:.80}")
+            continue
+        array = check_array(state, path, tuple(shape), dtype)
+        if array is not None and name is not None and source is not None:
+            entries.append(DenseMetadata(name, source, array))
+    for name, times in Counter(entry.name for entry in entries).items():
+        if times > 1:
+            state.say("dense-attributes", "dense", f"{times} arrays are named {name!r}")
+    return tuple(entries)
+
+
+def _fields(
+    state: Check, attributes: Mapping[str, Any], tables: set[str]
+) -> dict[str, FieldMetadata]:
+    entries = attributes.get("fields", {})
+    dropped = attributes.get("dropped", {})
+    known = tables | set(dropped if isinstance(dropped, dict) else ())
+    fields: dict[str, FieldMetadata] = {}
+    if not isinstance(entries, dict):
+        state.say("fields", "zarr.json", "'fields' must be an object")
+        return fields
+    for name, entry in entries.items():
+        table = entry.get("table") if isinstance(entry, dict) else None
+        score = entry.get("score") if isinstance(entry, dict) else None
+        if (
+            not isinstance(table, str)
+            or table not in known
+            or not (score is None or type(score) in (int, float))
+        ):
+            message = f"field {name!r:.80} must have a table of the store and a number as score"
+            state.say("fields", "zarr.json", message)
+        else:
+            fields[name] = FieldMetadata(table, score)
+    return fields
+
+
+def _dropped(state: Check, attributes: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    entries = attributes.get("dropped", {})
+    dropped: dict[str, tuple[int, int]] = {}
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        state.say("dropped", "zarr.json", "'dropped' must map names to rows and dim")
+        return dropped
+    for name, entry in entries.items():
+        where = f"dropped {name!r:.80}"
+        rows = state.count(entry, "rows", where, range(layout.MAX_ROWS + 1))
+        dim = state.count(entry, "dim", where, range(1, layout.MAX_DIM + 1))
+        if rows is not None and dim is not None:
+            dropped[name] = (rows, dim)
+    return dropped

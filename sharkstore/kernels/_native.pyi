@@ -1,0 +1,4 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def map_chunks(paths: list[str], chunk_bytes: int, file_bytes: int) -> NDArray[np.uint8]: ...

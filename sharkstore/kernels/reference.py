@@ -1,0 +1,316 @@
+"""The numpy reference: what every encoding, the row map, lookup and pooling compute.
+
+All arithmetic is float32, rounded half to even after each operation, in the order written
+here. A native kernel equals these functions bit for bit.
+
+Spec: "Encodings", "Row map", "Lookup".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.encodings import FLOAT_DTYPES, SCALE_DTYPES, Encoding
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+Pool = Literal["sum", "mean", "max"]
+
+ROWS_PER_BLOCK = 64
+LOOKUP_BLOCK = 1 << 16
+BLOCK_PLANES = {16: 1, 32: 2, 64: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A tier as the kernels see it: `data` is uint8 (stored rows, row bytes)."""
+
+    encoding: Encoding
+    rows: int
+    data: U8
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A table as the kernels see it.
+
+    Args:
+        rowmap: uint8 (blocks, 16 | 32 | 64); None with one tier.
+        default: float32 (dim,), the row for ids out of bounds.
+    """
+
+    rows: int
+    dim: int
+    tiers: Sequence[Tier]
+    rowmap: U8 | None
+    default: F32
+
+
+class SlotError(Exception):
+    """A row map points past its tier; `row` and `tier` say where."""
+
+    def __init__(self, row: int, tier: int) -> None:
+        super().__init__(row, tier)
+        self.row = row
+        self.tier = tier
+
+
+# --- encodings -------------------------------------------------------------------------------
+
+
+def encode_rows(encoding: Encoding, rows: F32) -> U8:
+    """Encode rows.
+
+    Args:
+        rows: float32 (n, dim), finite.
+
+    Returns:
+        uint8 (n, row bytes). Values that float16 cannot hold become infinite: callers check.
+    """
+    if encoding.packed:
+        encode = _encode_symmetric if encoding.mode == "symmetric" else _encode_affine
+        return encode(encoding, rows)
+    with np.errstate(over="ignore"):
+        stored = rows.astype(encoding.array_dtype)
+    return stored.view(np.uint8).reshape(len(rows), encoding.row_bytes(rows.shape[1]))
+
+
+def _encode_symmetric(encoding: Encoding, rows: F32) -> U8:
+    scales = stored_scales(encoding, np.abs(rows).max(axis=1))
+    step = _true_scale(encoding, scales)
+    codes = np.clip(np.rint(_quotient(rows, step)), -127, 127).astype(np.int8)
+    return _pack([scales], codes)
+
+
+def _encode_affine(encoding: Encoding, rows: F32) -> U8:
+    dtype = SCALE_DTYPES[encoding.scale_dtype]
+    with np.errstate(over="ignore"):
+        # adding zero turns -0 into +0, so that the bias of {-0, +0} is one pattern of bits
+        biases = (rows.min(axis=1) + np.float32(0)).astype(dtype)
+        low = biases.astype(np.float32)
+        scales = ((rows.max(axis=1) - low) / np.float32(255)).astype(dtype)
+        offset = rows - low[:, None]
+    # a bias rounded up can leave a range below zero: such a row is its bias
+    scales = np.where(scales > 0, scales, dtype.type(0))
+    codes = np.clip(np.rint(_quotient(offset, scales.astype(np.float32))), 0, 255)
+    return _pack([scales, biases], codes.astype(np.uint8))
+
+
+def stored_scales(encoding: Encoding, largest: F32) -> NDArray[np.floating[Any]]:
+    """Scales of symmetric int8 rows as stored, from each row's largest absolute value."""
+    scaled = largest / np.float32(127)
+    with np.errstate(over="ignore", under="ignore"):
+        if encoding.scale_dtype == "float16":
+            scaled = scaled * _power_of_two(encoding.scale_exponent)
+        return scaled.astype(SCALE_DTYPES[encoding.scale_dtype])
+
+
+def scale_exponent(largest: float) -> int:
+    """Exponent that takes a tier's largest scale into [2**14, 2**15), near float16's top.
+
+    Args:
+        largest: largest absolute value in the tier's rows, float32.
+    """
+    scale = np.float32(largest) / np.float32(127)
+    if scale == 0:
+        return 0
+    _, exponent = np.frexp(scale)
+    return int(np.clip(15 - int(exponent), -126, 126))
+
+
+def decode_rows(encoding: Encoding, stored: U8, dim: int) -> F32:
+    """Decode rows: uint8 (n, row bytes) -> float32 (n, dim)."""
+    stored = np.ascontiguousarray(stored)
+    if not encoding.packed:
+        dtype = FLOAT_DTYPES.get(encoding.name, FLOAT_DTYPES["f32"])
+        values: F32 = stored.view(dtype).reshape(len(stored), dim).astype(np.float32, copy=False)
+        return values
+    header = encoding.header_bytes
+    head = np.ascontiguousarray(stored[:, :header]).view(SCALE_DTYPES[encoding.scale_dtype])
+    step = _true_scale(encoding, head[:, 0])[:, None]
+    if encoding.mode == "symmetric":
+        return stored[:, header:].view(np.int8).astype(np.float32) * step
+    return stored[:, header:].astype(np.float32) * step + head[:, 1:].astype(np.float32)
+
+
+def _true_scale(encoding: Encoding, scales: NDArray[np.floating[Any]]) -> F32:
+    with np.errstate(under="ignore", over="ignore"):
+        return scales.astype(np.float32) * _power_of_two(-encoding.scale_exponent)
+
+
+def _power_of_two(exponent: int) -> np.float32:
+    return np.float32(np.ldexp(1.0, exponent))
+
+
+def _quotient(rows: F32, step: F32) -> F32:
+    """rows / step, and 0 where the step is 0."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+        return np.where(step[:, None] == 0, np.float32(0), rows / step[:, None])
+
+
+def _pack(head: Sequence[NDArray[Any]], codes: NDArray[Any]) -> U8:
+    columns = [np.ascontiguousarray(h).view(np.uint8).reshape(len(codes), -1) for h in head]
+    return np.concatenate([*columns, codes.view(np.uint8)], axis=1)
+
+
+# --- row map ---------------------------------------------------------------------------------
+
+
+def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
+    """Row-map blocks of consecutive rows.
+
+    Args:
+        tiers: uint8 (n,), each row's tier; the first row starts a block.
+        planes: 1, 2 or 3.
+        counts: rows of each tier before the first row; zeros when left out.
+
+    Returns:
+        uint8 (ceil(n / 64), 16 | 32 | 64).
+    """
+    blocks = -(-len(tiers) // ROWS_PER_BLOCK)
+    padded = np.zeros((blocks, ROWS_PER_BLOCK), np.uint8)
+    padded.reshape(-1)[: len(tiers)] = tiers
+    out = np.zeros((blocks, {1: 16, 2: 32, 3: 64}[planes]), np.uint8)
+    for plane in range(planes):
+        bits = np.packbits((padded >> plane) & 1, axis=1, bitorder="little")
+        out[:, 8 * plane : 8 * plane + 8] = bits
+    present = np.arange(blocks * ROWS_PER_BLOCK).reshape(blocks, -1) < len(tiers)
+    for tier in range(2**planes):
+        within = ((padded == tier) & present).sum(axis=1, dtype=np.int64)
+        first = counts[tier] if tier < len(counts) else 0
+        before = (first + np.cumsum(within) - within).astype("<u4")
+        start = 8 * planes + 4 * tier
+        out[:, start : start + 4] = before[:, None].view(np.uint8)
+    return out
+
+
+def rowmap_tiers(rowmap: U8) -> U8:
+    """Tier of every row of some blocks, spare rows of the last one included: uint8 (n,)."""
+    planes = BLOCK_PLANES[rowmap.shape[1]]
+    tiers = np.zeros((len(rowmap), ROWS_PER_BLOCK), np.uint8)
+    for plane in range(planes):
+        plane_bytes = np.ascontiguousarray(rowmap[:, 8 * plane : 8 * plane + 8])
+        tiers |= np.unpackbits(plane_bytes, axis=1, bitorder="little") << plane
+    return tiers.reshape(-1)
+
+
+def rowmap_counters(rowmap: U8) -> NDArray[np.uint32]:
+    """Rows of each tier before each block: uint32 (blocks, 2 ** planes)."""
+    planes = BLOCK_PLANES[rowmap.shape[1]]
+    counters = np.ascontiguousarray(rowmap[:, 8 * planes : 8 * planes + 4 * 2**planes])
+    return counters.view("<u4")
+
+
+def resolve(table: TableView, ids: I64) -> tuple[U8, I64]:
+    """Tier and slot of rows.
+
+    Args:
+        ids: int64 (n,), within the table.
+
+    Raises:
+        SlotError: a slot lies past its tier.
+    """
+    if table.rowmap is None:
+        return np.zeros(len(ids), np.uint8), ids
+    blocks = table.rowmap[ids >> 6]
+    planes = BLOCK_PLANES[blocks.shape[1]]
+    words = np.ascontiguousarray(blocks[:, : 8 * planes]).view("<u8")
+    position = (ids & 63).astype(np.uint64)
+    bits = (words >> position[:, None]) & np.uint64(1)
+    tier = (bits << np.arange(planes, dtype=np.uint64)).sum(axis=1).astype(np.uint8)
+    same = np.bitwise_and.reduce(~(words ^ (np.uint64(0) - bits)), axis=1)
+    below = (np.uint64(1) << position) - np.uint64(1)
+    rank = np.bitwise_count(same & below).astype(np.int64)
+    slot = rowmap_counters(blocks)[np.arange(len(ids)), tier].astype(np.int64) + rank
+    lengths = np.zeros(8, np.int64)
+    lengths[: len(table.tiers)] = [t.rows for t in table.tiers]
+    bad = np.flatnonzero(slot >= lengths[tier])
+    if len(bad):
+        raise SlotError(int(ids[bad[0]]), int(tier[bad[0]]))
+    return tier, slot
+
+
+# --- lookup and pooling ----------------------------------------------------------------------
+
+
+def lookup(table: TableView, ids: I64, out: F32) -> None:
+    """Write rows into `out`.
+
+    Args:
+        ids: int64 (n,); ids outside the table give its default row.
+        out: float32 (n, dim).
+
+    Raises:
+        SlotError: a slot lies past its tier.
+    """
+    for start in range(0, len(ids), LOOKUP_BLOCK):
+        _lookup_block(table, ids[start : start + LOOKUP_BLOCK], out[start : start + LOOKUP_BLOCK])
+
+
+def _lookup_block(table: TableView, ids: I64, out: F32) -> None:
+    inside = (ids >= 0) & (ids < table.rows)
+    if not inside.all():
+        out[~inside] = table.default
+    where = np.flatnonzero(inside)
+    tier, slot = resolve(table, ids[where])
+    for index, one in enumerate(table.tiers):
+        chosen = np.flatnonzero(tier == index)
+        slots = slot[chosen] if one.encoding.name != "constant" else np.zeros_like(chosen)
+        out[where[chosen]] = decode_rows(one.encoding, one.data[slots], table.dim)
+
+
+def embedding_bag(
+    table: TableView, ids: I64, offsets: I64, weights: F32 | None, mode: Pool, out: F32
+) -> None:
+    """Look rows up and pool them into bags.
+
+    Args:
+        ids: int64 (n,); ids outside the table give its default row, which counts.
+        offsets: int64 (bags + 1,), rising from 0 to n.
+        weights: float32 (n,), of mode sum only.
+        out: float32 (bags, dim); an empty bag gives zeros.
+
+    Raises:
+        SlotError: a slot lies past its tier.
+    """
+    first = 0
+    while first < len(out):
+        room = offsets[first] + LOOKUP_BLOCK
+        last = max(first + 1, int(np.searchsorted(offsets, room, side="right")) - 1)
+        start, stop = int(offsets[first]), int(offsets[last])
+        rows = np.empty((stop - start, table.dim), np.float32)
+        lookup(table, ids[start:stop], rows)
+        chosen = None if weights is None else weights[start:stop]
+        pool(rows, offsets[first : last + 1] - start, chosen, mode, out[first:last])
+        first = last
+
+
+def pool(rows: F32, offsets: I64, weights: F32 | None, mode: Pool, out: F32) -> None:
+    """Pool consecutive rows into bags, in the order of the rows.
+
+    Args:
+        rows: float32 (n, dim).
+        offsets: int64 (bags + 1,), rising from 0 to n.
+        weights: float32 (n,), of mode sum only.
+        out: float32 (bags, dim).
+    """
+    lengths = np.diff(offsets)
+    out[:] = 0
+    for position in range(int(lengths.max(initial=0))):
+        bags = np.flatnonzero(lengths > position)
+        taken = offsets[bags] + position
+        row = rows[taken] if weights is None else weights[taken, None] * rows[taken]
+        if mode != "max":
+            out[bags] += row
+        elif position == 0:
+            out[bags] = row
+        else:
+            out[bags] = np.where((row > out[bags]) | np.isnan(row), row, out[bags])
+    if mode == "mean":
+        out /= np.maximum(lengths, 1).astype(np.float32)[:, None]

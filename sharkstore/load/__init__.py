@@ -1,0 +1,1 @@
+"""Open a store: check it, map it, look rows up, close it."""

@@ -1,0 +1,121 @@
+"""Stats and options to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sharkstore.errors import PlanError
+from sharkstore.plan.model import Default, FieldPlan, NonFinite, Plan, TablePlan, TierPlan
+from sharkstore.plan.prune import tables_without_fields, weakest_fields
+from sharkstore.plan.select import choose_tables
+from sharkstore.plan.stats import Stats, check_stats, rows_at_least
+from sharkstore.plan.tiers import TierPolicy, parse_tiers
+from sharkstore.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user asked for.
+
+    Args:
+        tiers: the `--tiers` text.
+        tables: globs that replace the rule which tensors are tables.
+        keep: number of fields to keep, the best by score; None keeps all.
+        prune: fields to prune.
+        drop: leave pruned tables out instead of storing their mean row.
+        default: the row for ids out of bounds.
+        nonfinite: `error`, or `zero` for NaN and infinities in tables.
+    """
+
+    tiers: str = "int8"
+    tables: Sequence[str] = ()
+    keep: int | None = None
+    prune: Sequence[str] = ()
+    drop: bool = False
+    default: Default = "zero"
+    nonfinite: NonFinite = "error"
+
+
+def build_plan(
+    tensors: Mapping[str, Tensor], left: Mapping[str, str], stats: Stats, policy: Policy
+) -> Plan:
+    """The plan for a checkpoint.
+
+    Raises:
+        PlanError, StatsError: the options or the stats don't fit the checkpoint.
+    """
+    tiers = parse_tiers(policy.tiers)
+    check_stats(stats, tensors)
+    chosen = choose_tables(tensors, policy.tables, stats.tables)
+    fields = {name: FieldPlan(table, stats.score(name)) for name, table in stats.fields.items()}
+    pruned = _pruned(fields, list(chosen), policy)
+    tables = []
+    for name, why in chosen.items():
+        table = _table(tensors[name], why, stats, tiers, policy)
+        if name in pruned:
+            table = replace(table, action="drop" if policy.drop else "prune")
+        tables.append(table)
+    dense = tuple(name for name in tensors if name not in chosen)
+    return Plan(tuple(tables), dense, left, fields, policy.nonfinite)
+
+
+def check_plan(plan: Plan, tensors: Mapping[str, Tensor], stats: Stats) -> None:
+    """Refuse to replay a plan that was made for another checkpoint or needs other stats.
+
+    Raises:
+        PlanError: tables or parameters that the checkpoint lacks or has in other shapes.
+    """
+    check_stats(stats, tensors)
+    for table in plan.tables:
+        tensor = tensors.get(table.name)
+        got = None if tensor is None else (*tensor.shape, tensor.dtype)
+        expected = (table.rows, table.dim, table.dtype)
+        if got != expected:
+            raise PlanError(
+                "the plan is for another checkpoint", where=table.name, got=got, expected=expected
+            )
+        if (
+            len(table.tiers) > 1
+            and table.order == "priority"
+            and stats.priority(table.name) is None
+        ):
+            raise PlanError("the plan orders rows by priority: pass its --stats", where=table.name)
+    names = [table.name for table in plan.tables] + list(plan.dense)
+    missing = sorted(set(names) - set(tensors))
+    if missing or len(set(names)) != len(names) or not plan.tables:
+        raise PlanError("the plan's tables and parameters don't fit the checkpoint", got=missing)
+
+
+def _pruned(fields: Mapping[str, FieldPlan], tables: list[str], policy: Policy) -> list[str]:
+    if policy.keep is not None and policy.prune:
+        raise PlanError("--keep and --prune don't mix: name what goes, or how many stay")
+    if policy.keep is not None:
+        weak = weakest_fields(fields, policy.keep)
+        return tables_without_fields(fields, tables, weak, explicit=False)
+    return tables_without_fields(fields, tables, policy.prune, explicit=True)
+
+
+def _table(tensor: Tensor, why: str, stats: Stats, tiers: TierPolicy, policy: Policy) -> TablePlan:
+    priority = stats.priority(tensor.name)
+    if priority is None and tiers.needs_priorities:
+        raise PlanError(
+            "tiers by threshold need row priorities",
+            where=tensor.name,
+            remedy="pass --stats, or tiers by share ('f32=1%,int8=rest')",
+        )
+    counts = tiers.counts(
+        tensor.rows, lambda least: 0 if priority is None else rows_at_least(priority, least)
+    )
+    planned = [TierPlan(r.encoding, n) for r, n in zip(tiers.rules, counts, strict=True)]
+    return TablePlan(
+        name=tensor.name,
+        rows=tensor.rows,
+        dim=tensor.shape[1],
+        dtype=tensor.dtype,
+        action="store",
+        order="id" if priority is None else "priority",
+        tiers=tuple(tier for tier in planned if tier.rows) or (planned[-1],),
+        default=policy.default,
+        why=why,
+    )

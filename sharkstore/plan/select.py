@@ -1,0 +1,100 @@
+"""Which tensors of a checkpoint are embedding tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from sharkstore.errors import PlanError
+from sharkstore.tensors import FLOATS, Tensor
+
+MAX_ROWS = 2**32 - 1
+MAX_DIM = 4096
+
+
+def choose_tables(
+    tensors: Mapping[str, Tensor], patterns: Sequence[str], in_stats: set[str]
+) -> dict[str, str]:
+    """Tables, with the reason each was taken.
+
+    Args:
+        patterns: globs over the checkpoint's keys; they replace the rule.
+        in_stats: tables that the stats name: always taken.
+
+    The rule: floating tensors of two dimensions, without a sibling `.bias`, whose key has
+    `emb` or `table` in it or that have at least 8 times as many rows as values a row.
+
+    Raises:
+        PlanError: none found, a pattern or the stats name what can't be a table, or a table
+            has too many rows.
+    """
+    chosen = {}
+    for name, tensor in tensors.items():
+        why = _why_taken(tensor, tensors, patterns, in_stats)
+        if why:
+            _check_size(tensor)
+            chosen[name] = why
+    _check_named(tensors, chosen, patterns, in_stats)
+    return chosen
+
+
+def _why_taken(
+    tensor: Tensor, tensors: Mapping[str, Tensor], patterns: Sequence[str], in_stats: set[str]
+) -> str:
+    if not _can_be_table(tensor):
+        return ""
+    name, (rows, dim) = tensor.name, tensor.shape
+    if name in in_stats:
+        return "named in the stats"
+    if patterns:
+        match = next((one for one in patterns if fnmatchcase(name, one)), None)
+        return "" if match is None else f"matches {match!r}"
+    if f"{name.rpartition('.')[0]}.bias" in tensors:
+        return ""
+    found = next((word for word in ("emb", "table") if word in name.lower()), None)
+    if found:
+        return f"{found!r} in its key"
+    return f"{rows:,} rows of {dim}" if rows >= 8 * dim else ""
+
+
+def _can_be_table(tensor: Tensor) -> bool:
+    two = len(tensor.shape) == 2 and tensor.dtype in FLOATS
+    return two and 1 <= tensor.shape[1] <= MAX_DIM
+
+
+def _check_size(tensor: Tensor) -> None:
+    if tensor.rows > MAX_ROWS:
+        raise PlanError(
+            "too many rows for one table", where=tensor.name, got=tensor.rows, expected=MAX_ROWS
+        )
+
+
+def _check_named(
+    tensors: Mapping[str, Tensor],
+    chosen: Mapping[str, str],
+    patterns: Sequence[str],
+    in_stats: set[str],
+) -> None:
+    missing = sorted(in_stats - set(chosen))
+    if missing:
+        tensor = tensors[missing[0]]
+        raise PlanError(
+            f"the stats name a table that can't be one: {tensor.dtype} {tensor.shape}",
+            where=tensor.name,
+        )
+    unmatched = [one for one in patterns if not any(fnmatchcase(name, one) for name in chosen)]
+    if unmatched:
+        raise PlanError(
+            f"--tables {unmatched[0]!r} matches no floating tensor of two dimensions",
+            remedy=f"the checkpoint has {_sample(tensors)}",
+        )
+    if not chosen:
+        raise PlanError(
+            "no embedding tables found",
+            remedy=f"name them by --tables 'GLOB'; the checkpoint has {_sample(tensors)}",
+        )
+
+
+def _sample(tensors: Mapping[str, Tensor]) -> str:
+    shown = [f"{t.name} {t.dtype} {list(t.shape)}" for t in list(tensors.values())[:6]]
+    return (", ".join(shown) + (", …" if len(tensors) > 6 else "")) or "no tensors"

@@ -1,0 +1,127 @@
+"""Stats: what was measured on the training side, and whether it fits the checkpoint.
+
+Layout of the file: formats/sharkstore-1.md, "Stats files".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.errors import StatsError
+from sharkstore.tensors import Tensor
+
+PER_ROW = ("count", "positive", "priority", "sensitivity")
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Stats by table and field; empty when nothing was measured.
+
+    Args:
+        arrays: by key of the file, mapped: nothing is read until it is used.
+        fields: field -> table.
+    """
+
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> set[str]:
+        """Tables that something was measured of, or that a field names."""
+        measured = {key.split("/", 1)[1].rpartition("/")[0] for key in self.arrays if _of(key)}
+        return measured | set(self.fields.values())
+
+    def priority(self, table: str) -> NDArray[Any] | None:
+        """Row priorities (rows,), or counts where there are none; None if neither."""
+        found = self.arrays.get(f"tables/{table}/priority")
+        return self.count(table) if found is None else found
+
+    def count(self, table: str) -> NDArray[Any] | None:
+        """How often each row was used (rows,); None if not measured."""
+        return self.arrays.get(f"tables/{table}/count")
+
+    def mean(self, table: str) -> NDArray[Any] | None:
+        """The table's mean row (dim,) over its uses; None if not measured."""
+        return self.arrays.get(f"tables/{table}/mean")
+
+    def score(self, name: str) -> float | None:
+        """A field's Taylor score; None if not measured."""
+        found = self.arrays.get(f"fields/{name}/score")
+        return None if found is None else float(found.reshape(-1)[0])
+
+
+def parse_stats(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Stats:
+    """Stats out of a file's arrays and metadata.
+
+    Raises:
+        StatsError: no stats, or a mapping of fields that isn't JSON.
+    """
+    known = {key: value for key, value in arrays.items() if _of(key) or key.startswith("fields/")}
+    if not known:
+        raise StatsError("no keys 'tables/…' or 'fields/…': not a stats file", where="stats")
+    try:
+        fields = json.loads(metadata.get("fields", "{}"))
+        if not all(isinstance(table, str) for table in fields.values()):
+            raise TypeError("a field's table must be a text")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        message = f"'fields' of the metadata is not JSON of field -> table: {error}"
+        raise StatsError(message, where="stats") from error
+    return Stats(known, fields)
+
+
+def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse stats that don't belong to this checkpoint.
+
+    Raises:
+        StatsError: other tables, other lengths, or priorities that are no finite numbers.
+    """
+    strange = sorted(stats.tables - set(tensors))
+    if strange:
+        raise StatsError(
+            f"the checkpoint has no table {', '.join(map(repr, strange[:4]))}",
+            where="stats",
+            remedy="are the stats of another model? Keys are the checkpoint's",
+        )
+    for key, values in stats.arrays.items():
+        if not _of(key):
+            continue
+        table, _, kind = key.split("/", 1)[1].rpartition("/")
+        tensor = tensors[table]
+        if kind in PER_ROW:
+            _check_length(key, values, (tensor.rows,))
+            _check_values(key, values)
+        elif kind == "mean":
+            _check_length(key, values, tensor.shape[1:])
+
+
+def _of(key: str) -> bool:
+    return key.startswith("tables/") and key.count("/") >= 2
+
+
+def _check_length(key: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if values.shape != shape:
+        raise StatsError("wrong length", where=f"stats {key}", got=values.shape, expected=shape)
+
+
+def _check_values(key: str, values: NDArray[Any]) -> None:
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
+        bad = np.flatnonzero(~np.isfinite(block) | (block < 0))
+        if len(bad):
+            row = start + int(bad[0])
+            raise StatsError(
+                f"row {row} is {values[row]}", where=f"stats {key}", expected="finite, not negative"
+            )
+
+
+def rows_at_least(values: NDArray[Any], threshold: float) -> int:
+    """How many values reach a threshold, read block by block."""
+    blocks = (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
+    return sum(int(np.count_nonzero(block >= threshold)) for block in blocks)

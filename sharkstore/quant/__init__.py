@@ -1,0 +1,1 @@
+"""Blocks of rows in and out of their encodings."""

@@ -1,0 +1,1 @@
+"""Checkpoints as named tensors, readable by row range; one module a kind."""

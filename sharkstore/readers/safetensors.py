@@ -1,0 +1,126 @@
+"""`.safetensors` files, and sharded ones by their `*.safetensors.index.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.errors import CheckpointError, CheckpointNotFoundError
+from sharkstore.tensors import Tensor, raw_dtype
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+class SafetensorsFile:
+    """One mapped `.safetensors` file.
+
+    Attributes:
+        metadata: the texts that the file carries beside its tensors.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = os.path.basename(path)
+        self.tensors: dict[str, Tensor] = {}
+        self.left: dict[str, str] = {}
+        self.metadata: Mapping[str, str]
+        self._starts: dict[str, int] = {}
+        header, start = _checked_header(path)
+        self.metadata = header.pop("__metadata__", {})
+        for name, entry in header.items():
+            dtype = DTYPES.get(entry["dtype"])
+            if dtype is None:
+                self.left[name] = f"dtype {entry['dtype']} has no place in a store"
+                continue
+            self.tensors[name] = Tensor(name, tuple(entry["shape"]), dtype)
+            self._starts[name] = start + entry["data_offsets"][0]
+        self._bytes = np.memmap(path, np.uint8, mode="r")
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of a tensor: a view of the mapped file."""
+        tensor = self.tensors[name]
+        first = self._starts[name] + start * tensor.row_bytes
+        last = self._starts[name] + stop * tensor.row_bytes
+        block = np.asarray(self._bytes[first:last]).view(raw_dtype(tensor.dtype))
+        return block.reshape((stop - start, *tensor.shape[1:]) if tensor.shape else ())
+
+
+def _checked_header(path: str) -> tuple[dict[str, Any], int]:
+    """The header and where the data starts; safetensors itself checks both against the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(length))
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError("no such checkpoint", where=path) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"not a whole safetensors file: {error}",
+            where=path,
+            remedy="was it copied to the end? Compare its size with the original's",
+        ) from error
+    return header, 8 + length
+
+
+class ShardedSafetensors:
+    """Several `.safetensors` files under one `*.safetensors.index.json`."""
+
+    def __init__(self, path: str) -> None:
+        self.name = os.path.basename(path)
+        self.tensors: dict[str, Tensor] = {}
+        self._shards: dict[str, SafetensorsFile] = {}
+        self._shard_of = _weight_map(path)
+        folder = os.path.dirname(path)
+        for shard in sorted(set(self._shard_of.values())):
+            self._shards[shard] = SafetensorsFile(os.path.join(folder, shard))
+        self.left = {name: why for one in self._shards.values() for name, why in one.left.items()}
+        for name, shard in self._shard_of.items():
+            if name in self._shards[shard].tensors:
+                self.tensors[name] = self._shards[shard].tensors[name]
+            elif name not in self.left:
+                raise CheckpointError(
+                    f"{shard} has no tensor {name!r}, which the index puts there", where=path
+                )
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of a tensor: a view of its mapped shard."""
+        return self._shards[self._shard_of[name]].read(name, start, stop)
+
+
+def _weight_map(path: str) -> dict[str, str]:
+    """Tensor → shard, out of the index; shards lie beside it."""
+    try:
+        with open(path, "rb") as file:
+            entries = json.load(file)["weight_map"].items()
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError("no such checkpoint", where=path) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError("not an index with a weight_map", where=path) from error
+    for name, shard in entries:
+        if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard:
+            raise CheckpointError(
+                f"tensor {name!r} is in {shard!r:.80}", where=path, expected="a file beside it"
+            )
+    return dict(entries)

@@ -1,0 +1,220 @@
+"""Files of a store under way: chunks, documents, the lock, and the step that makes it appear."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.errors import DestinationError, WriteError
+from sharkstore.format.layout import HUGE_PAGE, ROOT_DOCUMENT
+from sharkstore.write.survey import crc32c
+
+# one write of this size lets the file system lay out whole huge pages
+WRITE_BYTES = 32 << 20
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+
+def write_chunk(
+    path: str, blocks: Iterable[NDArray[np.uint8]], chunk_bytes: int, advance: Any
+) -> int:
+    """Write a chunk file: the blocks, zeros up to `chunk_bytes`, then their crc32c.
+
+    Returns:
+        The crc32c.
+
+    Raises:
+        WriteError: the disk is full or refuses.
+    """
+    buffer = np.empty(min(WRITE_BYTES, chunk_bytes), np.uint8)
+    crc, written = 0, 0
+    with _reported(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb", buffering=0) as file:
+            for piece in _pieces(blocks, buffer, chunk_bytes):
+                _write_all(file.fileno(), piece)
+                crc = crc32c(piece, crc)
+                written += len(piece)
+                advance(len(piece))
+            _write_all(file.fileno(), np.frombuffer(crc.to_bytes(4, "little"), np.uint8))
+            os.fsync(file.fileno())
+            if chunk_bytes >= HUGE_PAGE:
+                # dropped pages come back as huge ones when the file is mapped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert written == chunk_bytes
+    return crc
+
+
+def _pieces(
+    blocks: Iterable[NDArray[np.uint8]], buffer: NDArray[np.uint8], total: int
+) -> Iterator[NDArray[np.uint8]]:
+    """The blocks' bytes and zeros behind them, `total` in all, by fillings of the buffer."""
+    filled, given = 0, 0
+    for block in blocks:
+        flat = block.reshape(-1).view(np.uint8)
+        while len(flat):
+            part = flat[: len(buffer) - filled]
+            buffer[filled : filled + len(part)] = part
+            filled, flat = filled + len(part), flat[len(part) :]
+            if filled == len(buffer):
+                yield buffer
+                given, filled = given + filled, 0
+    while given + filled < total:
+        upto = min(len(buffer), filled + total - given - filled)
+        buffer[filled:upto] = 0
+        given, filled = given + upto, 0
+        yield buffer[:upto]
+    if filled:
+        yield buffer[:filled]
+
+
+def _write_all(descriptor: int, data: NDArray[np.uint8]) -> None:
+    view = data.data
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_document(path: str, raw: bytes) -> None:
+    """Write a small file, durably.
+
+    Raises:
+        WriteError: the disk is full or refuses.
+    """
+    with _reported(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _reported(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some room and convert again" if error.errno == errno.ENOSPC else ""
+        raise WriteError(f"can't write: {error.strerror}", where=path, remedy=remedy) from error
+
+
+class Destination:
+    """A store under way beside its destination: `.<name>.partial`, locked while written.
+
+    As a context manager: takes the lock, clears what a killed run left behind, and removes
+    the partial store unless `commit` made it appear.
+
+    Raises:
+        DestinationError: something is at the destination, or another conversion writes it.
+        WriteError: the place can't be written.
+    """
+
+    def __init__(self, path: str, *, overwrite: bool) -> None:
+        self.path = os.path.abspath(path)
+        self.overwrite = overwrite
+        parent, name = os.path.split(self.path)
+        self.partial = os.path.join(parent, f".{name}.partial")
+        self._lock_path = os.path.join(parent, f".{name}.lock")
+        self._lock = -1
+
+    def check(self) -> None:
+        """Refuse a destination that must not be replaced."""
+        if not os.path.lexists(self.path):
+            return
+        if not self.overwrite:
+            raise DestinationError("exists", where=self.path, remedy="--overwrite replaces a store")
+        if not _is_replaceable(self.path):
+            remedy = "only a store or an empty folder is ever replaced; choose another place"
+            raise DestinationError("not a store", where=self.path, remedy=remedy)
+
+    def __enter__(self) -> Destination:
+        self.check()
+        with _reported(self.path):
+            self._lock = _lock(self._lock_path, self.path)
+            shutil.rmtree(self.partial, ignore_errors=True)
+            os.mkdir(self.partial)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(self._lock_path)
+        os.close(self._lock)
+
+    def commit(self) -> None:
+        """Make the partial store appear at the destination, in one step."""
+        self.check()
+        with _reported(self.path):
+            _sync_folders(self.partial)
+            if os.path.lexists(self.path):
+                _exchange(self.partial, self.path)
+            else:
+                os.rename(self.partial, self.path)
+            _sync_folder(os.path.dirname(self.path))
+
+
+def _is_replaceable(path: str) -> bool:
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    if not os.listdir(path):
+        return True
+    try:
+        with open(os.path.join(path, ROOT_DOCUMENT), "rb") as file:
+            return "sharkstore" in json.load(file)["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _lock(lock_path: str, destination: str) -> int:
+    """Take the lock file; it goes away with its holder's last step or process."""
+    while True:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            message = "another conversion is writing this store"
+            raise DestinationError(message, where=destination) from error
+        # the file may have been removed by its last holder between open and lock
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(lock_path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        os.close(descriptor)
+
+
+def _exchange(partial: str, path: str) -> None:
+    """Swap the new store with the old one at `path`: in one step where the system can.
+
+    What was there ends up under `partial`, which the caller removes.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    swap = getattr(libc, "renameat2", None)
+    names = os.fsencode(partial), os.fsencode(path)
+    if swap and swap(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+        return
+    aside = f"{partial}.old"
+    os.rename(path, aside)
+    os.rename(partial, path)
+    os.rename(aside, partial)
+
+
+def _sync_folders(top: str) -> None:
+    for folder, _, _ in os.walk(top):
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

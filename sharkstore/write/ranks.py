@@ -1,0 +1,97 @@
+"""Ranks first: each row's tier, from priorities read in blocks, written as the row map.
+
+Memory does not grow with the table: boundaries between tiers are found by a radix select
+over blocks of priorities, and the row map goes to a file as it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore import kernels
+from sharkstore.format.layout import planes_for
+
+U64 = NDArray[np.uint64]
+BLOCK = 1 << 18
+DIGIT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The top k rows: keys above `key`, and the first `ties` rows of that key by id."""
+
+    key: int
+    ties: int
+
+
+def write_ranks(path: str, rows: int, counts: Sequence[int], priority: NDArray[Any] | None) -> None:
+    """Write the row map of a table to a file, block after block, without chunk padding.
+
+    Args:
+        counts: rows of each tier, from the highest priority; at least two tiers.
+        priority: (rows,), highest first, ties by id; None goes by id alone.
+    """
+    planes = planes_for(len(counts))
+    before = np.zeros(len(counts), np.int64)
+    with open(path, "wb") as file:
+        for tiers in tiers_by_row(rows, counts, priority):
+            file.write(kernels.build_rowmap(tiers, planes, before.tolist()).data)
+            before += np.bincount(tiers, minlength=len(counts))
+
+
+def tiers_by_row(
+    rows: int, counts: Sequence[int], priority: NDArray[Any] | None
+) -> Iterator[NDArray[np.uint8]]:
+    """Tiers of consecutive rows, in blocks of `BLOCK` rows: uint8 (n,)."""
+    ends = np.cumsum(counts)[:-1]
+    if priority is None:
+        for start in range(0, rows, BLOCK):
+            ids = np.arange(start, min(rows, start + BLOCK))
+            yield np.searchsorted(ends, ids, side="right").astype(np.uint8)
+        return
+    boundaries = [find_boundary(priority, int(end)) for end in ends]
+    seen = [0] * len(boundaries)
+    for keys in key_blocks(priority):
+        tiers = np.full(len(keys), len(boundaries), np.uint8)
+        for index, boundary in enumerate(boundaries):
+            equal = keys == np.uint64(boundary.key)
+            nth = np.cumsum(equal) + seen[index]
+            tiers -= (keys > np.uint64(boundary.key)) | (equal & (nth <= boundary.ties))
+            seen[index] += int(np.count_nonzero(equal))
+        yield tiers
+
+
+def find_boundary(priority: NDArray[Any], k: int) -> Boundary:
+    """Where the k rows of highest priority end: exact, in four passes of 16 bits."""
+    if k == 0:
+        return Boundary(2**64 - 1, 0)
+    prefix, wanted = 0, k
+    for shift in (48, 32, 16, 0):
+        histogram = np.zeros(1 << DIGIT, np.int64)
+        for keys in key_blocks(priority):
+            if shift < 48:
+                keys = keys[keys >> np.uint64(shift + DIGIT) == np.uint64(prefix)]  # noqa: PLW2901
+            digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
+            histogram += np.bincount(digits.astype(np.int64), minlength=1 << DIGIT)
+        from_top = np.cumsum(histogram[::-1])
+        place = int(np.searchsorted(from_top, wanted))
+        wanted -= int(from_top[place - 1]) if place else 0
+        prefix = prefix << DIGIT | ((1 << DIGIT) - 1 - place)
+    return Boundary(prefix, wanted)
+
+
+def key_blocks(priority: NDArray[Any]) -> Iterator[U64]:
+    """Priorities as unsigned integers of the same order, block by block."""
+    sign = np.uint64(1 << 63)
+    for start in range(0, len(priority), BLOCK):
+        block = np.asarray(priority[start : start + BLOCK])
+        if block.dtype.kind in "iu":
+            yield block.astype(np.int64).view(np.uint64) ^ sign
+            continue
+        bits = (block.astype(np.float64) + 0.0).view(np.uint64)
+        yield np.where(bits & sign, ~bits, bits | sign)

@@ -1,0 +1,174 @@
+"""Write a whole store: survey, ranks, chunks, documents; the root document last."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.format import zarr3
+from sharkstore.format.digest import store_digest
+from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT, block_bytes, planes_for
+from sharkstore.format.metadata import StoreMetadata
+from sharkstore.format.validate import parse
+from sharkstore.plan.model import Plan, TablePlan
+from sharkstore.plan.stats import Stats
+from sharkstore.tensors import Tensor, TensorSource
+from sharkstore.write.chunks import Inputs, chunk_blocks, chunk_tasks
+from sharkstore.write.files import Destination, write_chunk, write_document
+from sharkstore.write.layout import data_bytes, plan_metadata
+from sharkstore.write.ranks import write_ranks
+from sharkstore.write.rows import TableRows
+from sharkstore.write.survey import Surveys, survey_dense, survey_table
+
+# told of a stage ("read" or "write"), the bytes just done, and the bytes of the whole stage
+Progress = Callable[[str, int, int], None]
+
+
+def write_store(
+    source: TensorSource,
+    tensors: Mapping[str, Tensor],
+    plan: Plan,
+    stats: Stats,
+    destination: str,
+    *,
+    provenance: Mapping[str, Any],
+    overwrite: bool,
+    progress: Progress,
+    chunk_target: int = CHUNK_TARGET,
+) -> tuple[StoreMetadata, Surveys]:
+    """Carry a plan out.
+
+    Args:
+        provenance: what the root says of where the store comes from; the source's digest
+            is added here.
+        progress: told of bytes read and written.
+        chunk_target: bytes of a chunk to aim at; smaller in tests that want many chunks.
+
+    Raises:
+        DestinationError, NonFiniteError, WriteError: nothing is left at the destination.
+    """
+    with Destination(destination, overwrite=overwrite) as place:
+        ranks = os.path.join(place.partial, "ranks")
+        os.mkdir(ranks)
+        rows = {
+            table.name: _ranked(source, tensors[table.name], table, plan, stats, ranks, index)
+            for index, table in enumerate(plan.tables)
+        }
+        surveys = _survey(source, tensors, plan, stats, rows, progress)
+        origin = {**provenance["source"], "digest": surveys.source_digest(tensors)}
+        metadata = plan_metadata(
+            plan, tensors, {**provenance, "source": origin}, surveys.tables, chunk_target
+        )
+        means = _means(metadata, surveys)
+        inputs = Inputs(source, metadata, tensors, rows, means)
+        trailers = _write_chunks(inputs, place.partial, progress)
+        _remove(ranks)
+        written = _write_documents(metadata, trailers, place.partial)
+        place.commit()
+    return written, surveys
+
+
+def _ranked(
+    source: TensorSource,
+    tensor: Tensor,
+    table: TablePlan,
+    plan: Plan,
+    stats: Stats,
+    folder: str,
+    index: int,
+) -> TableRows:
+    """A table's rows with their tiers; the row map lies in a file of its own for now."""
+    rowmap = None
+    if table.action == "store" and len(table.tiers) > 1:
+        path = os.path.join(folder, str(index))
+        priority = stats.priority(table.name) if table.order == "priority" else None
+        write_ranks(path, table.rows, [tier.rows for tier in table.tiers], priority)
+        width = block_bytes(planes_for(len(table.tiers)))
+        rowmap = np.memmap(path, np.uint8, mode="r").reshape(-1, width)
+    return TableRows(source, tensor, rowmap, plan.nonfinite == "zero")
+
+
+def _survey(
+    source: TensorSource,
+    tensors: Mapping[str, Tensor],
+    plan: Plan,
+    stats: Stats,
+    rows: Mapping[str, TableRows],
+    progress: Progress,
+) -> Surveys:
+    names = [table.name for table in plan.tables] + list(plan.dense)
+    total = sum(tensors[name].nbytes for name in names)
+
+    def advance(done: int) -> None:
+        progress("read", done, total)
+
+    found = Surveys()
+    for table in plan.tables:
+        counts = stats.count(table.name)
+        found.tables[table.name] = survey_table(rows[table.name], table, counts, advance)
+    for name in plan.dense:
+        found.dense[name] = survey_dense(source, tensors[name], advance)
+    return found
+
+
+def _means(metadata: StoreMetadata, surveys: Surveys) -> dict[str, NDArray[np.float32]]:
+    """Mean rows by path of the array that stores them."""
+    means = {}
+    for table in metadata.tables:
+        survey = surveys.tables[table.name]
+        for index, row in survey.means.items():
+            means[table.tiers[index].array.path] = row
+        if table.default is not None and survey.mean is not None:
+            means[table.default.path] = survey.mean
+    return means
+
+
+def _write_chunks(inputs: Inputs, folder: str, progress: Progress) -> dict[str, bytes]:
+    """Write all chunks; their trailers by path."""
+    total = data_bytes(inputs.metadata)
+
+    def advance(done: int) -> None:
+        progress("write", done, total)
+
+    trailers = {}
+    for task in chunk_tasks(inputs.metadata):
+        path = task.array.chunk_path(task.index)
+        crc = write_chunk(
+            os.path.join(folder, path),
+            chunk_blocks(task, inputs),
+            task.array.chunk_bytes,
+            advance,
+        )
+        trailers[path] = crc.to_bytes(4, "little")
+    return trailers
+
+
+def _write_documents(
+    metadata: StoreMetadata, trailers: Mapping[str, bytes], folder: str
+) -> StoreMetadata:
+    document = metadata.document()
+    nodes = document["consolidated_metadata"]["metadata"]
+    for path, node in nodes.items():
+        write_document(os.path.join(folder, path, ROOT_DOCUMENT), zarr3.dump(node))
+    ordered = [
+        trailers[array.chunk_path(index)]
+        for array in metadata.arrays
+        for index in range(array.chunks)
+    ]
+    digest = store_digest(zarr3.dump(document), ordered)
+    written = replace(metadata, digest=digest)
+    raw = zarr3.dump(written.document())
+    parse(written.document(), folder)  # what is written keeps every rule that a reader checks
+    write_document(os.path.join(folder, ROOT_DOCUMENT), raw)
+    return written
+
+
+def _remove(folder: str) -> None:
+    for entry in os.scandir(folder):
+        os.unlink(entry.path)
+    os.rmdir(folder)

@@ -1,0 +1,207 @@
+"""One pass over the checkpoint ahead of writing: what is wrong, how large, which mean.
+
+Nothing is written before every table was found sound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.errors import NonFiniteError
+from sharkstore.plan.model import TablePlan, TierPlan
+from sharkstore.quant import encode
+from sharkstore.tensors import Tensor, TensorSource, as_float32
+from sharkstore.write.rows import BLOCK_BYTES, TableRows
+
+Advance = Callable[[int], None]
+SHOWN_ROWS = 5
+WHOLE = -1
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a pass over one table found.
+
+    Args:
+        largest: largest absolute value of each tier.
+        vanished: rows that are not zero, but will be in their tier.
+        zeroed: values that were NaN or infinite and become zero.
+        means: of the tiers that are stored as their mean row: float32 (dim,), weighted by the
+            rows' counts; by index of the tier.
+        mean: the same over all rows, where ids out of bounds get it.
+        crc: crc32c of the tensor's bytes as the checkpoint has them.
+    """
+
+    largest: list[float]
+    vanished: int = 0
+    zeroed: int = 0
+    means: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    mean: NDArray[np.float32] | None = None
+    crc: int = 0
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Running sums for the mean row: by use, and plain for a table that is never used."""
+
+    weighted: NDArray[np.float64] | float = 0.0
+    plain: NDArray[np.float64] | float = 0.0
+    uses: float = 0.0
+    rows: int = 0
+
+    def add(self, rows: NDArray[np.float32], counts: NDArray[Any] | None, chosen: Any) -> None:
+        values = rows[chosen].astype(np.float64)
+        counts = None if counts is None else counts[chosen]
+        # along the first axis numpy adds row by row, so the sum is the same on every machine
+        self.plain += values.sum(axis=0)
+        self.rows += len(values)
+        if counts is not None:
+            self.weighted += (values * counts[:, None]).sum(axis=0)
+            self.uses += float(counts.sum())
+
+    def mean(self) -> NDArray[np.float32]:
+        sums, weight = (self.weighted, self.uses) if self.uses > 0 else (self.plain, self.rows)
+        return np.asarray(sums / max(weight, np.finfo(np.float64).tiny), np.float32)
+
+
+def survey_table(
+    rows: TableRows, table: TablePlan, counts: NDArray[Any] | None, advance: Advance
+) -> Survey:
+    """Read a table once.
+
+    Args:
+        counts: uses of each row (rows,), for the mean row; None weighs all rows alike.
+        advance: told the bytes read.
+
+    Raises:
+        NonFiniteError: NaN or infinities, or values that a tier's encoding can't hold;
+            names the table and the first rows.
+    """
+    tensor = rows.tensor
+    stored = table.stored_tiers
+    found = Survey([0.0] * len(stored))
+    constant = [i for i, tier in enumerate(stored) if tier.encoding.name == "constant"]
+    sums = {index: _Sums() for index in constant}
+    if table.default == "mean":
+        sums[WHOLE] = _Sums()
+    bad: list[int] = []
+    for start in range(0, tensor.rows, rows.block_rows):
+        stop = min(tensor.rows, start + rows.block_rows)
+        raw = np.ascontiguousarray(rows.source.read(tensor.name, start, stop))
+        found.crc = crc32c(raw, found.crc)
+        block = as_float32(raw, tensor.dtype)
+        if table.action != "drop":
+            block = _finite(block, start, rows, found, bad)
+            tiers = rows.tiers(start, stop)
+            _measure(block, tiers, stored, found)
+            for index, one in sums.items():
+                chosen = slice(None) if index == WHOLE or len(stored) == 1 else tiers == index
+                one.add(block, None if counts is None else counts[start:stop], chosen)
+        advance(raw.nbytes)
+    _refuse_nonfinite(table.name, bad)
+    if table.action != "drop":
+        _refuse_overflow(table, found)
+    means = {index: np.broadcast_to(one.mean(), table.dim) for index, one in sums.items()}
+    found.mean = means.pop(WHOLE, None)
+    found.means = means
+    return found
+
+
+def _finite(
+    block: NDArray[np.float32], start: int, rows: TableRows, found: Survey, bad: list[int]
+) -> NDArray[np.float32]:
+    """The block with values that are not finite set to zero, and counted or noted."""
+    finite = np.isfinite(block)
+    if finite.all():
+        return block
+    if rows.zero_nonfinite:
+        found.zeroed += int(np.count_nonzero(~finite))
+    else:
+        bad.extend((start + np.flatnonzero(~finite.all(axis=1))).tolist())
+    return np.where(finite, block, np.float32(0))
+
+
+def _measure(
+    block: NDArray[np.float32],
+    tiers: NDArray[np.uint8],
+    stored: tuple[TierPlan, ...],
+    found: Survey,
+) -> None:
+    largest = np.abs(block).max(axis=1)
+    for index, tier in enumerate(stored):
+        of_tier = largest if len(stored) == 1 else largest[tiers == index]
+        found.largest[index] = max(found.largest[index], float(of_tier.max(initial=0.0)))
+        faint = (of_tier > 0) & (of_tier <= encode.vanish(tier.encoding))
+        found.vanished += int(np.count_nonzero(faint))
+
+
+def _refuse_nonfinite(name: str, bad: list[int]) -> None:
+    if bad:
+        more = f" and {len(bad) - SHOWN_ROWS:,} more" if len(bad) > SHOWN_ROWS else ""
+        shown = ", ".join(map(str, bad[:SHOWN_ROWS]))
+        raise NonFiniteError(
+            f"NaN or infinity in rows {shown}{more}",
+            where=f"table {name!r}",
+            remedy="mend the checkpoint, or --nonfinite zero stores such values as 0",
+        )
+
+
+def _refuse_overflow(table: TablePlan, found: Survey) -> None:
+    for tier, largest in zip(table.stored_tiers, found.largest, strict=True):
+        limit = encode.overflow(tier.encoding)
+        if largest >= limit:
+            raise NonFiniteError(
+                f"a value of {largest:g} does not fit {tier.encoding}",
+                where=f"table {table.name!r}",
+                expected=f"below {limit:g}",
+                remedy="store this table as f32 or int8",
+            )
+
+
+def survey_dense(source: TensorSource, tensor: Tensor, advance: Advance) -> int:
+    """crc32c of a tensor's bytes as the checkpoint has them."""
+    crc = 0
+    for start, stop in row_blocks(tensor):
+        raw = np.ascontiguousarray(source.read(tensor.name, start, stop))
+        crc = crc32c(raw, crc)
+        advance(raw.nbytes)
+    return crc
+
+
+def row_blocks(tensor: Tensor) -> Iterable[tuple[int, int]]:
+    """Ranges of the first axis of about 4 MiB."""
+    step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
+    return ((start, min(tensor.rows, start + step)) for start in range(0, tensor.rows, step))
+
+
+def crc32c(block: NDArray[Any], crc: int = 0) -> int:
+    """crc32c of an array's bytes, going on from `crc`."""
+    view = block.reshape(-1).view(np.uint8)
+    view.flags.writeable = False  # what the library takes without a copy
+    extended: int = google_crc32c.extend(crc, view)
+    return extended
+
+
+@dataclass(slots=True)
+class Surveys:
+    """What was found in the whole checkpoint."""
+
+    tables: dict[str, Survey] = field(default_factory=dict)
+    dense: dict[str, int] = field(default_factory=dict)
+
+    def source_digest(self, tensors: Mapping[str, Tensor]) -> str:
+        """A name for the checkpoint's content, whatever file it lies in."""
+        crcs = {name: one.crc for name, one in self.tables.items()} | self.dense
+        hasher = hashlib.sha256()
+        for name in sorted(crcs):
+            tensor = tensors[name]
+            line = f"{name}\t{tensor.dtype}\t{list(tensor.shape)}\t{crcs[name]:08x}\n"
+            hasher.update(line.encode())
+        return f"sha256:{hasher.hexdigest()}"
