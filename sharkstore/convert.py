@@ -142,7 +142,9 @@ def _notes(plan: Plan, stats: Stats) -> tuple[str, ...]:
     unweighted = [
         t.name
         for t in plan.tables
-        if (t.action == "prune" or t.default == "mean") and stats.count(t.name) is None
+        if (t.action == "prune" or t.default == "mean")
+        and stats.count(t.name) is None
+        and stats.mean(t.name) is None
     ]
     if unweighted:
         notes.append(f"no counts, so a plain mean row: {', '.join(unweighted[:6])}")

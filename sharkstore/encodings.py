@@ -1,6 +1,6 @@
-"""How a row is stored: the encodings of format 1.0, their dtypes and bytes a row.
+"""How rows are stored: the encodings of format 1.0, and the geometry of row maps.
 
-Spec: formats/sharkstore-1.md, "Encodings".
+Spec: formats/sharkstore-1.md, "Encodings", "Row map".
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ SCALE_DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
     "float32": np.dtype("<f4"),
 }
+ROWS_PER_BLOCK = 64
+# bytes of a row-map block of 64 rows, by its number of bit planes
+BLOCK_BYTES = {1: 16, 2: 32, 3: 64}
 NAMES = ("f32", "f16", "int8", "constant")
 
 
@@ -81,6 +84,11 @@ class Encoding:
         if self.packed and self.scale_dtype != "float16":
             parts.append("f32")
         return ".".join(parts)
+
+
+def planes_for(tiers: int) -> int:
+    """Bit planes of a row map over `tiers` tiers, 2 to 8: 1, 2 or 3."""
+    return (tiers - 1).bit_length()
 
 
 def parse_encoding(text: str) -> Encoding:

@@ -2,19 +2,19 @@
 
     SharkstoreError
     ├── StoreNotFoundError      (FileNotFoundError)  no store at this path
-    ├── FormatError             (ValueError)         documents break the format; `.problems` lists how
-    │   └── VersionError                             written by a newer format than this reader knows
-    ├── CorruptStoreError       (OSError)            chunk files missing, of wrong size, or with wrong bytes
+    ├── FormatError             (ValueError)         documents break the format: see `.problems`
+    │   └── VersionError                             of a newer format than this reader knows
+    ├── CorruptStoreError       (OSError)            chunk files missing, or of wrong size or bytes
     ├── UnknownTableError       (KeyError)           no such table in the store
     ├── IdError                 (IndexError)         a row id outside the table
     ├── ArgumentError           (ValueError)         shapes, offsets or options that don't fit
     ├── DtypeError              (TypeError)          an array of a dtype that isn't accepted
     ├── ClosedError             (ValueError)         the store was closed
     ├── CheckpointNotFoundError (FileNotFoundError)  no checkpoint at this path
-    ├── CheckpointError         (ValueError)         a checkpoint that can't be read, or has no tables
+    ├── CheckpointError         (ValueError)         a checkpoint that can't be read
     ├── NonFiniteError          (ValueError)         NaN, infinity or overflow in a table
-    ├── StatsError              (ValueError)         a stats file that doesn't fit the checkpoint
-    ├── PlanError               (ValueError)         tiers, pruning or a plan that can't be carried out
+    ├── StatsError              (ValueError)         stats that don't fit the checkpoint
+    ├── PlanError               (ValueError)         tiers, pruning or a plan that can't be done
     ├── DestinationError        (FileExistsError)    the destination exists, or is being written
     └── WriteError              (OSError)            the disk is full, or refused a write
 
@@ -50,7 +50,7 @@ class SharkstoreError(Exception):
         if compared:
             text += f" ({compared})"
         if remedy:
-            text += f". {remedy[0].upper()}{remedy[1:]}"
+            text += f"; {remedy}"
         super().__init__(text)
 
     def __str__(self) -> str:

@@ -11,15 +11,14 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore import kernels
+import sharkstore.kernels as kernels
+from sharkstore.encodings import ROWS_PER_BLOCK, planes_for
 from sharkstore.errors import CorruptStoreError
 from sharkstore.format.digest import store_digest
 from sharkstore.format.layout import (
     ROOT_DOCUMENT,
-    ROWS_PER_BLOCK,
     TRAILER_BYTES,
     ArraySpec,
-    planes_for,
 )
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.format.validate import parse

@@ -35,7 +35,7 @@ Examples:
 """
 
 
-def _tiers(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def _tiers(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     try:
         parse_tiers(value)
     except PlanError as error:

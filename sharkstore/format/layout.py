@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 import numpy as np
 
+from sharkstore.encodings import BLOCK_BYTES, ROWS_PER_BLOCK, planes_for
+
 ROOT_DOCUMENT = "zarr.json"
 TRAILER_BYTES = 4
-ROWS_PER_BLOCK = 64
 MAX_ROWS = 2**32 - 1
 MAX_DIM = 4096
 MAX_TIERS = 8
@@ -148,19 +149,9 @@ def padding(total: int, chunk: int) -> int:
     return -total % chunk
 
 
-def planes_for(tiers: int) -> int:
-    """Bit planes of a row map over `tiers` tiers: 1, 2 or 3."""
-    return max(1, (tiers - 1).bit_length())
-
-
-def block_bytes(planes: int) -> int:
-    """Bytes of one row-map block of 64 rows: 16, 32 or 64."""
-    return {1: 16, 2: 32, 3: 64}[planes]
-
-
 def rowmap_shape(rows: int, tiers: int) -> tuple[int, int]:
     """Shape of the row map's uint8 array."""
-    return (-(-rows // ROWS_PER_BLOCK), block_bytes(planes_for(tiers)))
+    return (-(-rows // ROWS_PER_BLOCK), BLOCK_BYTES[planes_for(tiers)])
 
 
 def table_path(name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,8 @@ def check(document: object) -> tuple[StoreMetadata | None, list[Problem]]:
     provenance = state.member(attributes, "provenance", dict, "zarr.json", "provenance")
     tables = _tables(state)
     dense = _dense(state)
-    fields = _fields(state, attributes, {table.name for table in tables})
+    sound = not state.problems  # else a field's table may be one that could not be read
+    fields = _fields(state, attributes, {table.name for table in tables} if sound else None)
     dropped = _dropped(state, attributes)
     if state.problems:
         return None, state.problems
@@ -94,9 +96,9 @@ def _root_attributes(document: object) -> tuple[dict[str, Any], Problem | None]:
         return {}, Problem("not-sharkstore", where, message)
     text = ours.get("format")
     major = version.major_of(text) if isinstance(text, str) else None
-    if major is None:
-        return {}, Problem("version", where, f"format {text!r:.80} is not MAJOR.MINOR")
-    if major != version.MAJOR:
+    if major is None or major < version.MAJOR:
+        return {}, Problem("version", where, f"format {text!r:.80} is not MAJOR.MINOR from 1.0 on")
+    if major > version.MAJOR:
         message = f"format {text}, this reader knows {version.FORMAT}: upgrade sharkstore"
         return {}, Problem("version-newer", where, message)
     return ours, None
@@ -202,13 +204,14 @@ def _tier_entry(state: Check, where: str, entry: object) -> tuple[int | None, En
     if exponent and (mode == "affine" or scale == "float32"):
         message = "only symmetric tiers with float16 scales have an exponent other than 0"
         state.say("scale-exponent-range", where, message)
+        return rows, None
     return rows, None if exponent is None else Encoding(name, mode, scale, exponent)
 
 
 def _rowmap(state: Check, path: str, rows: int, tiers: int) -> ArraySpec | None:
     where = f"{path}/rowmap"
     if tiers <= 1:
-        if where in state.nodes:
+        if tiers and where in state.nodes:
             state.say("rowmap-unexpected", where, "a row map, but one tier")
         return None
     if tiers > layout.MAX_TIERS:
@@ -240,11 +243,11 @@ def _dense(state: Check) -> tuple[DenseMetadata, ...]:
 
 
 def _fields(
-    state: Check, attributes: Mapping[str, Any], tables: set[str]
+    state: Check, attributes: Mapping[str, Any], tables: set[str] | None
 ) -> dict[str, FieldMetadata]:
     entries = attributes.get("fields", {})
     dropped = attributes.get("dropped", {})
-    known = tables | set(dropped if isinstance(dropped, dict) else ())
+    known = None if tables is None else tables.union(dropped if isinstance(dropped, dict) else ())
     fields: dict[str, FieldMetadata] = {}
     if not isinstance(entries, dict):
         state.say("fields", "zarr.json", "'fields' must be an object")
@@ -254,8 +257,8 @@ def _fields(
         score = entry.get("score") if isinstance(entry, dict) else None
         if (
             not isinstance(table, str)
-            or table not in known
-            or not (score is None or type(score) in (int, float))
+            or (known is not None and table not in known)
+            or type(score) not in (int, float, NoneType)
         ):
             message = f"field {name!r:.80} must have a table of the store and a number as score"
             state.say("fields", "zarr.json", message)

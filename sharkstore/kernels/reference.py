@@ -15,16 +15,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.encodings import FLOAT_DTYPES, SCALE_DTYPES, Encoding
+from sharkstore.encodings import (
+    BLOCK_BYTES,
+    FLOAT_DTYPES,
+    ROWS_PER_BLOCK,
+    SCALE_DTYPES,
+    Encoding,
+)
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 Pool = Literal["sum", "mean", "max"]
 
-ROWS_PER_BLOCK = 64
 LOOKUP_BLOCK = 1 << 16
-BLOCK_PLANES = {16: 1, 32: 2, 64: 3}
+BLOCK_PLANES = {size: planes for planes, size in BLOCK_BYTES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ def _power_of_two(exponent: int) -> np.float32:
 
 
 def _quotient(rows: F32, step: F32) -> F32:
-    """rows / step, and 0 where the step is 0."""
+    """Rows / step, and 0 where the step is 0."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
         return np.where(step[:, None] == 0, np.float32(0), rows / step[:, None])
 
@@ -176,7 +181,7 @@ def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
     blocks = -(-len(tiers) // ROWS_PER_BLOCK)
     padded = np.zeros((blocks, ROWS_PER_BLOCK), np.uint8)
     padded.reshape(-1)[: len(tiers)] = tiers
-    out = np.zeros((blocks, {1: 16, 2: 32, 3: 64}[planes]), np.uint8)
+    out = np.zeros((blocks, BLOCK_BYTES[planes]), np.uint8)
     for plane in range(planes):
         bits = np.packbits((padded >> plane) & 1, axis=1, bitorder="little")
         out[:, 8 * plane : 8 * plane + 8] = bits

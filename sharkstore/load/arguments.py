@@ -77,7 +77,8 @@ def bag_offsets(ids: I64, offsets: ArrayLike | None, *, include_last: bool) -> I
     if ids.ndim == 2:
         if offsets is not None:
             raise ArgumentError("ids of two dimensions are one bag a row: no offsets then")
-        return np.arange(ids.shape[0] + 1, dtype=np.int64) * ids.shape[1]
+        even: I64 = np.arange(ids.shape[0] + 1, dtype=np.int64) * ids.shape[1]
+        return even
     if ids.ndim != 1:
         raise ArgumentError("bags take ids of one or two dimensions", got=ids.ndim)
     if offsets is None:

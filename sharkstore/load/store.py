@@ -10,12 +10,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore import kernels
+import sharkstore.kernels as kernels
 from sharkstore.errors import ClosedError, FormatError, StoreNotFoundError, UnknownTableError
 from sharkstore.format import validate
 from sharkstore.format.layout import ROOT_DOCUMENT
@@ -99,7 +99,7 @@ class Store(Mapping[str, Table]):
         state = "closed" if self._closed else f"{len(self)} tables, {self.nbytes:,} bytes"
         return f"<sharkstore.Store {self.path!r}: {state}>"
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sharkstore import kernels
+import sharkstore.kernels as kernels
 from sharkstore.errors import ArgumentError, ClosedError, CorruptStoreError
 from sharkstore.format.metadata import TableMetadata, TierMetadata
 from sharkstore.load import arguments

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from sharkstore.errors import PlanError
+from sharkstore.format.layout import MAX_DIM, MAX_ROWS
 from sharkstore.tensors import FLOATS, Tensor
-
-MAX_ROWS = 2**32 - 1
-MAX_DIM = 4096
 
 
 def choose_tables(

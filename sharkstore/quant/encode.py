@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore import kernels
+import sharkstore.kernels as kernels
 from sharkstore.encodings import Encoding
 
 # the first values that rounding to nearest takes to infinity, or below which it takes to zero

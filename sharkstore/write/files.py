@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,8 +136,11 @@ class Destination:
             remedy = "only a store or an empty folder is ever replaced; choose another place"
             raise DestinationError("not a store", where=self.path, remedy=remedy)
 
-    def __enter__(self) -> Destination:
+    def __enter__(self) -> Self:
         self.check()
+        parent = os.path.dirname(self.path)
+        if not os.path.isdir(parent):
+            raise WriteError("no such folder", where=parent, remedy="make it first")
         with _reported(self.path):
             self._lock = _lock(self._lock_path, self.path)
             shutil.rmtree(self.partial, ignore_errors=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore import kernels
-from sharkstore.format.layout import planes_for
+import sharkstore.kernels as kernels
+from sharkstore.encodings import planes_for
 
 U64 = NDArray[np.uint64]
 BLOCK = 1 << 18

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore import kernels
-from sharkstore.format.layout import ROWS_PER_BLOCK
+import sharkstore.kernels as kernels
+from sharkstore.encodings import ROWS_PER_BLOCK
 from sharkstore.tensors import Tensor, TensorSource, as_float32
 
 F32 = NDArray[np.float32]

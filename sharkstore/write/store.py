@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sharkstore.encodings import BLOCK_BYTES, planes_for
 from sharkstore.format import zarr3
 from sharkstore.format.digest import store_digest
-from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT, block_bytes, planes_for
+from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.format.validate import parse
 from sharkstore.plan.model import Plan, TablePlan
@@ -64,7 +65,7 @@ def write_store(
         metadata = plan_metadata(
             plan, tensors, {**provenance, "source": origin}, surveys.tables, chunk_target
         )
-        means = _means(metadata, surveys)
+        means = _means(metadata, surveys, stats)
         inputs = Inputs(source, metadata, tensors, rows, means)
         trailers = _write_chunks(inputs, place.partial, progress)
         _remove(ranks)
@@ -88,7 +89,7 @@ def _ranked(
         path = os.path.join(folder, str(index))
         priority = stats.priority(table.name) if table.order == "priority" else None
         write_ranks(path, table.rows, [tier.rows for tier in table.tiers], priority)
-        width = block_bytes(planes_for(len(table.tiers)))
+        width = BLOCK_BYTES[planes_for(len(table.tiers))]
         rowmap = np.memmap(path, np.uint8, mode="r").reshape(-1, width)
     return TableRows(source, tensor, rowmap, plan.nonfinite == "zero")
 
@@ -116,16 +117,29 @@ def _survey(
     return found
 
 
-def _means(metadata: StoreMetadata, surveys: Surveys) -> dict[str, NDArray[np.float32]]:
-    """Mean rows by path of the array that stores them."""
+def _means(
+    metadata: StoreMetadata, surveys: Surveys, stats: Stats
+) -> dict[str, NDArray[np.float32]]:
+    """Mean rows by path of the array that stores them.
+
+    Weighted by counts; without counts, a mean that the stats have of the whole table stands
+    before the plain one.
+    """
     means = {}
     for table in metadata.tables:
         survey = surveys.tables[table.name]
+        measured = stats.mean(table.name) if stats.count(table.name) is None else None
         for index, row in survey.means.items():
-            means[table.tiers[index].array.path] = row
+            whole = measured if len(table.tiers) == 1 else None
+            means[table.tiers[index].array.path] = row if whole is None else _row(whole)
         if table.default is not None and survey.mean is not None:
-            means[table.default.path] = survey.mean
+            means[table.default.path] = survey.mean if measured is None else _row(measured)
     return means
+
+
+def _row(values: NDArray[Any]) -> NDArray[np.float32]:
+    """A mean row out of the stats, in float32."""
+    return np.asarray(values, "<f4")
 
 
 def _write_chunks(inputs: Inputs, folder: str, progress: Progress) -> dict[str, bytes]:

@@ -1,0 +1,204 @@
+"""Train the model, predict from the model or from a store, measure, save."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor, nn
+
+from ctr.datasets import TRAIN, VALIDATION, Dataset, Ids
+from ctr.model import Ctr, table_name
+from sharkstore import Store
+
+F64 = NDArray[np.float64]
+
+BLOCK = 8192  # samples a step of prediction
+
+
+def train(
+    dataset: Dataset,
+    seed: int = 0,
+    *,
+    dim: int = 16,
+    hidden: Sequence[int] = (400, 400),
+    epochs: int = 8,
+    batch: int = 1024,
+    rate: float = 1e-3,
+    decay: float = 1e-4,
+    watch: Callable[[int, float], None] | None = None,
+) -> Ctr:
+    """Train on the training split, and keep the epoch of the best validation AUC.
+
+    Training ends with the first epoch that is worse than the best.
+
+    Args:
+        dataset: with a training and a validation split.
+        seed: of weights and of the order of samples.
+        dim: values a row of the tables.
+        hidden: widths of the MLP's hidden layers.
+        epochs: passes over the data at most.
+        batch: samples a step.
+        rate: learning rate of Adam.
+        decay: weight of the squared norms of the looked-up vectors in the loss.
+        watch: called with the epoch, from 1, and its validation AUC.
+    """
+    torch.manual_seed(seed)
+    model = Ctr(dataset.fields, dataset.cardinalities, dim, hidden)
+    # Sparse steps touch a batch's rows only: an epoch costs the samples, whatever the tables.
+    steps = [
+        torch.optim.SparseAdam(model.emb.parameters(), rate),
+        torch.optim.Adam(model.head.parameters(), rate),
+    ]
+    ids, labels = dataset.part(VALIDATION)
+    best, kept = 0.0, model.state_dict()
+    for epoch in range(1, epochs + 1):
+        _train_epoch(model, dataset, steps, np.random.default_rng([seed, epoch]), batch, decay)
+        reached = auc(labels, predict(model, ids))
+        if watch:
+            watch(epoch, reached)
+        if reached < best:
+            break
+        best, kept = reached, copy.deepcopy(model.state_dict())
+    model.load_state_dict(kept)
+    return model.eval()
+
+
+def _train_epoch(
+    model: Ctr,
+    dataset: Dataset,
+    steps: Sequence[torch.optim.Optimizer],
+    rng: np.random.Generator,
+    batch: int,
+    decay: float,
+) -> None:
+    model.train()
+    order = rng.permutation(np.flatnonzero(dataset.split == TRAIN))
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        vectors = model.embed(dataset.ids[chosen])
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            model.head(vectors), torch.from_numpy(dataset.labels[chosen]).float()
+        )
+        loss = loss + decay * vectors.square().sum() / len(chosen)
+        for step in steps:
+            step.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for step in steps:
+            step.step()
+
+
+def predict(model: Ctr, ids: Ids) -> F64:
+    """The model's logits, float64 (n,), of ids (n, fields)."""
+    return _logits(model.embed, model.head, ids)
+
+
+def predict_from_store(model: Ctr, store: Store, ids: Ids) -> F64:
+    """Logits, float64 (n,), with every parameter taken from the store, of ids (n, fields).
+
+    The model lends its structure only: rows are looked up in the store, and the head's
+    parameters are the store's dense ones.
+    """
+    head = copy.deepcopy(model.head)
+    dense = {name: torch.from_numpy(np.array(value)) for name, value in store.dense.items()}
+    head.load_state_dict({name.removeprefix("head."): value for name, value in dense.items()})
+    tables = [store[table_name(field)] for field in model.fields]
+
+    def embed(block: Ids) -> Tensor:
+        columns = [table.lookup(block[:, i]) for i, table in enumerate(tables)]
+        return torch.from_numpy(np.stack(columns, axis=1))
+
+    return _logits(embed, head, ids)
+
+
+def _logits(embed: Callable[[Ids], Tensor], head: nn.Module, ids: Ids) -> F64:
+    head.eval()
+    with torch.no_grad():
+        blocks = [head(embed(ids[i : i + BLOCK])) for i in range(0, len(ids), BLOCK)]
+    logits: F64 = torch.cat(blocks).double().numpy()
+    return logits
+
+
+def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
+    """Area under the ROC curve: the chance that a positive sample has the higher score.
+
+    Args:
+        labels: (n,) of 0 and 1, both present.
+        scores: (n,); equal scores count half.
+    """
+    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties, dtype=np.float64) - (ties - 1) / 2)[place]
+    positive = int(np.count_nonzero(labels))
+    above = float(ranks[labels != 0].sum()) - positive * (positive + 1) / 2
+    return above / (positive * (len(labels) - positive))
+
+
+def row_counts(dataset: Dataset) -> dict[str, NDArray[np.int64]]:
+    """How often the training split uses each row: int64 (rows,) by field."""
+    ids, _ = dataset.part(TRAIN)
+    return {
+        field: np.bincount(ids[:, index], minlength=rows)
+        for index, (field, rows) in enumerate(
+            zip(dataset.fields, dataset.cardinalities, strict=True)
+        )
+    }
+
+
+def field_scores(model: Ctr, dataset: Dataset) -> dict[str, float]:
+    """Taylor score of each field: how far the loss moves when its rows become their mean.
+
+    From SHARK (arXiv 2308.09395): score_f = mean_n |<g_nf, mean_f - e_nf>|, with e_nf the
+    vector that sample n looks up in field f, g_nf the gradient of the sample's own loss and
+    mean_f the mean row by training counts. One backward pass over the validation split scores
+    all fields: the gradient is (p - y) times that of the logit.
+    """
+    counts = row_counts(dataset)
+    weights = [torch.from_numpy(counts[f] / counts[f].sum()).float() for f in model.fields]
+    means = torch.stack([w @ model.table(f) for w, f in zip(weights, model.fields, strict=True)])
+    ids, labels = dataset.part(VALIDATION)
+    total = torch.zeros(len(model.fields), dtype=torch.float64)
+    model.eval()
+    for start in range(0, len(ids), BLOCK):
+        vectors = model.embed(ids[start : start + BLOCK]).detach().requires_grad_()
+        logits = model.head(vectors)
+        (slope,) = torch.autograd.grad(logits.sum(), vectors)
+        error = logits.detach().sigmoid() - torch.from_numpy(labels[start : start + BLOCK])
+        moves = (slope * (means - vectors.detach())).sum(dim=2) * error[:, None]
+        total += moves.double().abs().sum(dim=0)
+    return dict(zip(model.fields, (total / len(ids)).tolist(), strict=True))
+
+
+def save(model: Ctr, dataset: Dataset, folder: Path) -> tuple[Path, Path, dict[str, float]]:
+    """Write `model.safetensors` and `stats.safetensors` into a folder.
+
+    The stats hold each row's training count, which is its priority too, and field scores.
+
+    Returns:
+        Both paths, and the scores by field.
+    """
+    checkpoint, stats = folder / "model.safetensors", folder / "stats.safetensors"
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_tensors(state, checkpoint)
+    arrays: dict[str, NDArray[Any]] = {}
+    for field, count in row_counts(dataset).items():
+        arrays[f"tables/{table_name(field)}/count"] = count
+        arrays[f"tables/{table_name(field)}/priority"] = count.astype(np.float32)
+    scores = field_scores(model, dataset)
+    for field, score in scores.items():
+        arrays[f"fields/{field}/score"] = np.array([score])
+    metadata = {
+        "fields": json.dumps({field: table_name(field) for field in model.fields}),
+        "samples": str(np.count_nonzero(dataset.split == TRAIN)),
+        "loss": "binary cross-entropy",
+        "version": "1",
+    }
+    save_arrays(arrays, stats, metadata)
+    return checkpoint, stats, scores

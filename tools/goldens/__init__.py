@@ -1,0 +1,1 @@
+"""Makers of the conformance corpus, one module a kind of case."""
