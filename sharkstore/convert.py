@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sharkstore import __version__
-from sharkstore.errors import StatsError
+from sharkstore.errors import CheckpointError, CheckpointNotFoundError, PlanError, StatsError
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.build import Policy, build_plan, check_plan
 from sharkstore.plan.model import Default, NonFinite, Plan, parse_plan
@@ -97,7 +97,7 @@ def convert_checkpoint(
         "source": {"name": source.name},
         "plan": planned.document(),
     }
-    notes = _notes(planned, measured)
+    notes = _notes(planned, measured, keep)
     if dry_run:
         metadata = plan_metadata(planned, source.tensors, provenance, {})
         return Conversion(planned, metadata, data_bytes(metadata), notes)
@@ -106,7 +106,7 @@ def convert_checkpoint(
         source.tensors,
         planned,
         measured,
-        os.fspath(store),
+        os.fsdecode(store),
         provenance=provenance,
         overwrite=overwrite,
         progress=progress or _silent,
@@ -119,22 +119,32 @@ def _stats(path: Path | None) -> Stats:
     if path is None:
         return Stats()
     try:
-        file = SafetensorsFile(os.fspath(path))
-    except ValueError as error:
+        file = SafetensorsFile(os.fsdecode(path))
+    except (CheckpointError, CheckpointNotFoundError) as error:
         raise StatsError(f"not a stats file: {error}") from error
     arrays = {name: file.read(name, 0, tensor.rows) for name, tensor in file.tensors.items()}
     return parse_stats(arrays, file.metadata)
 
 
 def _replayed(path: Path, source: Checkpoint, stats: Stats) -> Plan:
-    with open(path, encoding="utf-8") as file:
-        planned = parse_plan(file.read(), os.fspath(path))
+    where = os.fsdecode(path)
+    try:
+        with open(where, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"can't be read: {error}", where=where) from error
+    planned = parse_plan(text, where)
     check_plan(planned, source.tensors, stats)
     return planned
 
 
-def _notes(plan: Plan, stats: Stats) -> tuple[str, ...]:
+def _notes(plan: Plan, stats: Stats, keep: int | None) -> tuple[str, ...]:
     notes = []
+    stored = {table.name for table in plan.tables if table.action == "store"}
+    kept = [name for name, one in plan.fields.items() if one.table in stored]
+    if keep is not None and len(kept) > keep:
+        more = len(kept) - keep
+        notes.append(f"{more} weak fields stay: they share tables with fields that are kept")
     by_id = [t for t in plan.tables if t.action == "store" and t.order == "id" and len(t.tiers) > 1]
     if by_id:
         which = "all tables" if len(by_id) == len(plan.tables) else f"{len(by_id)} tables"

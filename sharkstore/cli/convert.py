@@ -96,6 +96,7 @@ def convert(
     CHECKPOINT is a .safetensors file, a sharded *.safetensors.index.json, or a state dict in
     a .pt or .pth file. STORE is the directory to make; it appears whole or not at all.
     """
+    _refuse_options_beside_plan(options["plan"])
     if plan_out is None and options["dry_run"]:
         plan_out = f"{store.rstrip('/')}.plan.json"
     with Bars(quiet=quiet) as bars:
@@ -110,6 +111,16 @@ def convert(
         click.echo(_grid(done).text(style))
     for text in _messages(done, store, plan_out, verbose=verbose):
         note(text, quiet=quiet)
+
+
+def _refuse_options_beside_plan(plan: str | None) -> None:
+    """A plan has decided what these options would."""
+    context = click.get_current_context()
+    for name in ("tiers", "tables", "keep", "prune", "drop", "default_row", "nonfinite"):
+        given = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if plan is not None and given:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} and --plan don't mix: edit the plan instead.")
 
 
 def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, Any]:

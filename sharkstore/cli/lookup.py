@@ -15,7 +15,8 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+# negative ids are ids, not options
+@click.command(epilog=EXAMPLES, context_settings={"ignore_unknown_options": True})
 @click.argument("store", type=click.Path())
 @click.argument("table")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)

@@ -24,7 +24,7 @@ def as_ids(values: ArrayLike, what: str = "ids") -> I64:
     """
     array: NDArray[Any] = np.asarray(values)
     plain = not hasattr(values, "dtype")  # lists and numbers have the dtype numpy gives them
-    if array.dtype not in ACCEPTED and not (plain and (array.dtype.kind in "iu" or not array.size)):
+    if array.dtype not in ACCEPTED and not (plain and (array.dtype.kind == "i" or not array.size)):
         raise DtypeError(f"{what} of dtype {array.dtype}", expected="int64 or int32")
     wide: I64 = array.astype(np.int64, copy=False)
     return wide

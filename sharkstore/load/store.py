@@ -129,7 +129,7 @@ def open_store(path: str | os.PathLike[str], io: Io = "auto", *, bounds: Bounds 
     """
     arguments.check_choice("io", io, ("auto", "mmap", "ram"))
     arguments.check_choice("bounds", bounds, arguments.BOUNDS)
-    root = os.fspath(path)
+    root = os.fsdecode(path)
     metadata = read_metadata(root)
     copy = io == "ram"
     tables = {

@@ -99,6 +99,8 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
             _check_values(key, values)
         elif kind == "mean":
             _check_length(key, values, tensor.shape[1:])
+        elif kind == "metric":
+            _check_length(key, values, tensor.shape[1:] * 2)
 
 
 def _of(key: str) -> bool:

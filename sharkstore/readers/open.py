@@ -27,7 +27,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointNotFoundError: nothing there.
         CheckpointError: of no known kind, or damaged, or more than weights.
     """
-    place = os.fspath(path)
+    place = os.fsdecode(path)
     if not os.path.exists(place):
         raise CheckpointNotFoundError("no such checkpoint", where=place)
     if os.path.isdir(place):

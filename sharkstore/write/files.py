@@ -38,7 +38,7 @@ def write_chunk(
     """
     buffer = np.empty(min(WRITE_BYTES, chunk_bytes), np.uint8)
     crc, written = 0, 0
-    with _reported(path):
+    with reported(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb", buffering=0) as file:
             for piece in _pieces(blocks, buffer, chunk_bytes):
@@ -48,7 +48,7 @@ def write_chunk(
                 advance(len(piece))
             _write_all(file.fileno(), np.frombuffer(crc.to_bytes(4, "little"), np.uint8))
             os.fsync(file.fileno())
-            if chunk_bytes >= HUGE_PAGE:
+            if chunk_bytes >= HUGE_PAGE and hasattr(os, "posix_fadvise"):
                 # dropped pages come back as huge ones when the file is mapped
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     assert written == chunk_bytes
@@ -90,7 +90,7 @@ def write_document(path: str, raw: bytes) -> None:
     Raises:
         WriteError: the disk is full or refuses.
     """
-    with _reported(path):
+    with reported(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(raw)
@@ -99,7 +99,8 @@ def write_document(path: str, raw: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _reported(path: str) -> Iterator[None]:
+def reported(path: str) -> Iterator[None]:
+    """Turn what the system says of a failed write into a WriteError."""
     try:
         yield
     except OSError as error:
@@ -141,7 +142,7 @@ class Destination:
         parent = os.path.dirname(self.path)
         if not os.path.isdir(parent):
             raise WriteError("no such folder", where=parent, remedy="make it first")
-        with _reported(self.path):
+        with reported(self.path):
             self._lock = _lock(self._lock_path, self.path)
             shutil.rmtree(self.partial, ignore_errors=True)
             os.mkdir(self.partial)
@@ -156,7 +157,7 @@ class Destination:
     def commit(self) -> None:
         """Make the partial store appear at the destination, in one step."""
         self.check()
-        with _reported(self.path):
+        with reported(self.path):
             _sync_folders(self.partial)
             if os.path.lexists(self.path):
                 _exchange(self.partial, self.path)

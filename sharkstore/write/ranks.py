@@ -6,7 +6,7 @@ over blocks of priorities, and the row map goes to a file as it is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 import sharkstore.kernels as kernels
 from sharkstore.encodings import planes_for
 
+Advance = Callable[[int], None]
 U64 = NDArray[np.uint64]
 BLOCK = 1 << 18
 DIGIT = 16
+
+
+def nobody(_done: int) -> None:
+    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +34,38 @@ class Boundary:
     ties: int
 
 
-def write_ranks(path: str, rows: int, counts: Sequence[int], priority: NDArray[Any] | None) -> None:
+def write_ranks(
+    path: str,
+    rows: int,
+    counts: Sequence[int],
+    priority: NDArray[Any] | None,
+    advance: Advance = nobody,
+) -> None:
     """Write the row map of a table to a file, block after block, without chunk padding.
 
     Args:
         counts: rows of each tier, from the highest priority; at least two tiers.
         priority: (rows,), highest first, ties by id; None goes by id alone.
+        advance: told the bytes of priorities read, `passes` times over.
     """
     planes = planes_for(len(counts))
     before = np.zeros(len(counts), np.int64)
     with open(path, "wb") as file:
-        for tiers in tiers_by_row(rows, counts, priority):
+        for tiers in tiers_by_row(rows, counts, priority, advance):
             file.write(kernels.build_rowmap(tiers, planes, before.tolist()).data)
             before += np.bincount(tiers, minlength=len(counts))
 
 
+def passes(tiers: int) -> int:
+    """How often priorities are read to rank rows into so many tiers."""
+    return 1 + 4 * (tiers - 1)
+
+
 def tiers_by_row(
-    rows: int, counts: Sequence[int], priority: NDArray[Any] | None
+    rows: int,
+    counts: Sequence[int],
+    priority: NDArray[Any] | None,
+    advance: Advance = nobody,
 ) -> Iterator[NDArray[np.uint8]]:
     """Tiers of consecutive rows, in blocks of `BLOCK` rows: uint8 (n,)."""
     ends = np.cumsum(counts)[:-1]
@@ -54,9 +74,9 @@ def tiers_by_row(
             ids = np.arange(start, min(rows, start + BLOCK))
             yield np.searchsorted(ends, ids, side="right").astype(np.uint8)
         return
-    boundaries = [find_boundary(priority, int(end)) for end in ends]
+    boundaries = [find_boundary(priority, int(end), advance) for end in ends]
     seen = [0] * len(boundaries)
-    for keys in key_blocks(priority):
+    for keys in key_blocks(priority, advance):
         tiers = np.full(len(keys), len(boundaries), np.uint8)
         for index, boundary in enumerate(boundaries):
             equal = keys == np.uint64(boundary.key)
@@ -66,14 +86,14 @@ def tiers_by_row(
         yield tiers
 
 
-def find_boundary(priority: NDArray[Any], k: int) -> Boundary:
+def find_boundary(priority: NDArray[Any], k: int, advance: Advance = nobody) -> Boundary:
     """Where the k rows of highest priority end: exact, in four passes of 16 bits."""
     if k == 0:
         return Boundary(2**64 - 1, 0)
     prefix, wanted = 0, k
     for shift in (48, 32, 16, 0):
         histogram = np.zeros(1 << DIGIT, np.int64)
-        for keys in key_blocks(priority):
+        for keys in key_blocks(priority, advance):
             if shift < 48:
                 keys = keys[keys >> np.uint64(shift + DIGIT) == np.uint64(prefix)]  # noqa: PLW2901
             digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
@@ -85,13 +105,14 @@ def find_boundary(priority: NDArray[Any], k: int) -> Boundary:
     return Boundary(prefix, wanted)
 
 
-def key_blocks(priority: NDArray[Any]) -> Iterator[U64]:
+def key_blocks(priority: NDArray[Any], advance: Advance = nobody) -> Iterator[U64]:
     """Priorities as unsigned integers of the same order, block by block."""
     sign = np.uint64(1 << 63)
     for start in range(0, len(priority), BLOCK):
         block = np.asarray(priority[start : start + BLOCK])
         if block.dtype.kind in "iu":
             yield block.astype(np.int64).view(np.uint64) ^ sign
-            continue
-        bits = (block.astype(np.float64) + 0.0).view(np.uint64)
-        yield np.where(bits & sign, ~bits, bits | sign)
+        else:
+            bits = (block.astype(np.float64) + 0.0).view(np.uint64)
+            yield np.where(bits & sign, ~bits, bits | sign)
+        advance(block.nbytes)

@@ -16,17 +16,17 @@ from sharkstore.format.digest import store_digest
 from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.format.validate import parse
-from sharkstore.plan.model import Plan, TablePlan
+from sharkstore.plan.model import Plan
 from sharkstore.plan.stats import Stats
 from sharkstore.tensors import Tensor, TensorSource
 from sharkstore.write.chunks import Inputs, chunk_blocks, chunk_tasks
-from sharkstore.write.files import Destination, write_chunk, write_document
+from sharkstore.write.files import Destination, reported, write_chunk, write_document
 from sharkstore.write.layout import data_bytes, plan_metadata
-from sharkstore.write.ranks import write_ranks
+from sharkstore.write.ranks import passes, write_ranks
 from sharkstore.write.rows import TableRows
 from sharkstore.write.survey import Surveys, survey_dense, survey_table
 
-# told of a stage ("read" or "write"), the bytes just done, and the bytes of the whole stage
+# told of a stage ("rank", "read" or "write"), the bytes just done, and the bytes of the whole stage
 Progress = Callable[[str, int, int], None]
 
 
@@ -56,10 +56,7 @@ def write_store(
     with Destination(destination, overwrite=overwrite) as place:
         ranks = os.path.join(place.partial, "ranks")
         os.mkdir(ranks)
-        rows = {
-            table.name: _ranked(source, tensors[table.name], table, plan, stats, ranks, index)
-            for index, table in enumerate(plan.tables)
-        }
+        rows = _rank(source, tensors, plan, stats, ranks, progress)
         surveys = _survey(source, tensors, plan, stats, rows, progress)
         origin = {**provenance["source"], "digest": surveys.source_digest(tensors)}
         metadata = plan_metadata(
@@ -74,24 +71,41 @@ def write_store(
     return written, surveys
 
 
-def _ranked(
+def _rank(
     source: TensorSource,
-    tensor: Tensor,
-    table: TablePlan,
+    tensors: Mapping[str, Tensor],
     plan: Plan,
     stats: Stats,
     folder: str,
-    index: int,
-) -> TableRows:
-    """A table's rows with their tiers; the row map lies in a file of its own for now."""
-    rowmap = None
-    if table.action == "store" and len(table.tiers) > 1:
-        path = os.path.join(folder, str(index))
-        priority = stats.priority(table.name) if table.order == "priority" else None
-        write_ranks(path, table.rows, [tier.rows for tier in table.tiers], priority)
-        width = BLOCK_BYTES[planes_for(len(table.tiers))]
-        rowmap = np.memmap(path, np.uint8, mode="r").reshape(-1, width)
-    return TableRows(source, tensor, rowmap, plan.nonfinite == "zero")
+    progress: Progress,
+) -> dict[str, TableRows]:
+    """The tables' rows with their tiers; row maps lie in files of their own for now."""
+    priorities = {
+        table.name: stats.priority(table.name) if table.order == "priority" else None
+        for table in plan.tables
+    }
+    total = sum(
+        values.nbytes * passes(len(table.tiers))
+        for table in plan.tables
+        if len(table.stored_tiers) > 1 and (values := priorities[table.name]) is not None
+    )
+
+    def advance(done: int) -> None:
+        progress("rank", done, total)
+
+    rows = {}
+    for index, table in enumerate(plan.tables):
+        rowmap = None
+        if table.action == "store" and len(table.tiers) > 1:
+            path = os.path.join(folder, str(index))
+            counts = [tier.rows for tier in table.tiers]
+            with reported(path):
+                write_ranks(path, table.rows, counts, priorities[table.name], advance)
+            width = BLOCK_BYTES[planes_for(len(table.tiers))]
+            rowmap = np.memmap(path, np.uint8, mode="r").reshape(-1, width)
+        zero = plan.nonfinite == "zero"
+        rows[table.name] = TableRows(source, tensors[table.name], rowmap, zero)
+    return rows
 
 
 def _survey(
