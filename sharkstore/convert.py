@@ -118,12 +118,15 @@ def convert_checkpoint(
 def _stats(path: Path | None) -> Stats:
     if path is None:
         return Stats()
+    where = os.fsdecode(path)
     try:
-        file = SafetensorsFile(os.fsdecode(path))
-    except (CheckpointError, CheckpointNotFoundError) as error:
+        file = SafetensorsFile(where)
+    except CheckpointNotFoundError as error:
+        raise StatsError("no such stats file", where=where) from error
+    except CheckpointError as error:
         raise StatsError(f"not a stats file: {error}") from error
     arrays = {name: file.read(name, 0, tensor.rows) for name, tensor in file.tensors.items()}
-    return parse_stats(arrays, file.metadata)
+    return parse_stats(arrays, file.metadata, where)
 
 
 def _replayed(path: Path, source: Checkpoint, stats: Stats) -> Plan:

@@ -155,5 +155,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (sharkstore.SharkstoreError, FileNotFoundError) as error:
+    except (sharkstore.SharkstoreError, FileNotFoundError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")

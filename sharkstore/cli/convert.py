@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sharkstore.errors import PlanError
 from sharkstore.plan.tiers import parse_tiers
 from sharkstore.report import ratio
 
+SHOWN = 4
 EXAMPLES = """
 \b
 Examples:
@@ -78,7 +80,7 @@ def _tiers(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 @click.option("--dry-run", is_flag=True, help="Plan and sizes only; no store.")
 @click.option("--plan-out", type=click.Path(), help="Write the plan to a file.")
 @click.option("--overwrite", is_flag=True, help="Replace the store that is there, in one step.")
-@click.option("-v", "--verbose", is_flag=True, help="Name every tensor that is no table.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every tensor, taken or not.")
 @format_option
 @quiet_option
 def convert(
@@ -155,7 +157,6 @@ def _grid(done: Conversion) -> Grid:
             [
                 planned.name,
                 f"{tiers} (pruned)" if planned.action == "prune" else tiers,
-                planned.why,
                 f"{planned.rows:,}",
                 str(planned.dim),
                 size(planned.rows * planned.dim * 4),
@@ -163,23 +164,36 @@ def _grid(done: Conversion) -> Grid:
                 percent(ratio(kept, planned.rows * planned.dim * 4)),
             ]
         )
-    headers = ["table", "tiers", "a table because", "rows", "dim", "float32", "stored", "ratio"]
-    return Grid(headers, rows, left=3)
+    headers = ["table", "tiers", "rows", "dim", "float32", "stored", "ratio"]
+    return Grid(headers, rows, left=2)
 
 
 def _messages(done: Conversion, store: str, plan_out: str | None, *, verbose: bool) -> list[str]:
     metadata = done.metadata
-    texts = [f"note: {text}" for text in done.notes]
-    dense = ", ".join(done.plan.dense if verbose else done.plan.dense[:4])
-    more = "" if verbose or len(done.plan.dense) <= 4 else ", … (-v names all)"
-    if done.plan.dense:
-        texts.append(f"kept as they are, no tables: {len(done.plan.dense)} ({dense}{more})")
+    reasons: dict[str, list[str]] = {}
+    for table in done.plan.tables:
+        reasons.setdefault(table.why, []).append(table.name)
+    texts = [
+        f"taken as tables: {len(names)}, {why} ({_some(names, verbose=verbose)})"
+        for why, names in reasons.items()
+    ]
+    texts += [f"note: {text}" for text in done.notes]
+    dense = done.plan.dense
+    if dense:
+        texts.append(f"kept as they are, no tables: {len(dense)} ({_some(dense, verbose=verbose)})")
     texts += [f"left out: {name}: {why}" for name, why in done.plan.left.items()]
     share = percent(ratio(metadata.nbytes, metadata.source_nbytes))
     sizes = f"{size(metadata.source_nbytes)} of tables -> {size(metadata.nbytes)} ({share})"
     if done.written:
-        texts.append(f"{store}: {sizes}, {metadata.digest}")
+        texts.append(f"{store}: {sizes}, digest {metadata.digest}")
     else:
         files = f"{done.data_bytes:,} bytes of chunk files"
         texts.append(f"dry run: {sizes}, {files}; nothing written but {plan_out}")
     return texts
+
+
+def _some(names: Sequence[str], *, verbose: bool) -> str:
+    """The first few names, or all."""
+    if verbose or len(names) <= SHOWN:
+        return ", ".join(names)
+    return ", ".join(names[:SHOWN]) + ", …; -v names all"

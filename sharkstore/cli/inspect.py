@@ -27,40 +27,42 @@ def inspect(store: str, style: str, *, quiet: bool) -> None:
     if style == "json":
         show_json(found)
         return
-    click.echo(_grid(found).text(style))
+    click.echo(_grid(found, style).text(style))
     for text in _summary(found):
         note(text, quiet=quiet)
 
 
-def _grid(found: dict[str, Any]) -> Grid:
-    headers = ["table", "tiers", "rows", "dim", "stored", "row map", "ratio", "score"]
-    rows = [
-        [
-            table["name"],
-            "pruned: mean row" if table["pruned"] else _tiers(table),
-            f"{table['rows']:,}",
-            str(table["dim"]),
-            size(table["nbytes"]),
-            size(table["rowmap_nbytes"]),
-            percent(table["ratio"]),
-            "" if table["score"] is None else f"{table['score']:.3g}",
+def _grid(found: dict[str, Any], style: str) -> Grid:
+    """A line a table, and one for each part of it: tiers, row map."""
+    headers = ["table", "part", "rows", "dim", "bytes", "stored", "ratio", "score"]
+    rows = []
+    for table in found["tables"]:
+        score = "" if table["score"] is None else f"{table['score']:.3g}"
+        whole = "pruned" if table["pruned"] else ""
+        dim, share = str(table["dim"]), percent(table["ratio"])
+        rows.append(
+            [table["name"], whole, *_sizes(table["rows"], dim, table["nbytes"]), share, score]
+        )
+        name = "" if style == "human" else table["name"]
+        rows += [
+            [name, tier["encoding"], *_sizes(tier["rows"], "", tier["nbytes"]), "", ""]
+            for tier in table["tiers"]
         ]
-        for table in found["tables"]
-    ]
-    total = ["total", "", f"{sum(t['rows'] for t in found['tables']):,}", "", size(found["nbytes"])]
-    maps = sum(table["rowmap_nbytes"] for table in found["tables"])
-    rows.append([*total, size(maps), percent(found["ratio"]), ""])
+        if table["rowmap_nbytes"]:
+            rows.append([name, "row map", "", *_sizes(0, "", table["rowmap_nbytes"])[1:], "", ""])
+    total = _sizes(sum(table["rows"] for table in found["tables"]), "", found["nbytes"])
+    rows.append(["total", "", *total, percent(found["ratio"]), ""])
     return Grid(headers, rows, left=2)
 
 
-def _tiers(table: dict[str, Any]) -> str:
-    return ", ".join(f"{t['encoding']} {t['rows']:,} ({size(t['nbytes'])})" for t in table["tiers"])
+def _sizes(rows: int, dim: str, nbytes: int) -> list[str]:
+    return [f"{rows:,}", dim, f"{nbytes:,}", size(nbytes)]
 
 
 def _summary(found: dict[str, Any]) -> list[str]:
     source = found["provenance"].get("source", {})
     texts = [
-        f"float32     {size(found['source_nbytes'])} of tables -> {size(found['nbytes'])}",
+        f"in float32  {size(found['source_nbytes'])} of tables, now {size(found['nbytes'])}",
         f"on disk     {found['disk_bytes']:,} bytes, all files",
         f"parameters  {len(found['dense'])} beside the tables, {size(found['dense_nbytes'])}",
         f"source      {source.get('name', '?')} {source.get('digest', '')}",

@@ -27,10 +27,12 @@ class Stats:
     Args:
         arrays: by key of the file, mapped: nothing is read until it is used.
         fields: field -> table.
+        where: the file they come from, for messages.
     """
 
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
+    where: str = "stats"
 
     @property
     def tables(self) -> set[str]:
@@ -57,7 +59,9 @@ class Stats:
         return None if found is None else float(found.reshape(-1)[0])
 
 
-def parse_stats(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Stats:
+def parse_stats(
+    arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], where: str = "stats"
+) -> Stats:
     """Stats out of a file's arrays and metadata.
 
     Raises:
@@ -65,15 +69,15 @@ def parse_stats(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str])
     """
     known = {key: value for key, value in arrays.items() if _of(key) or key.startswith("fields/")}
     if not known:
-        raise StatsError("no keys 'tables/…' or 'fields/…': not a stats file", where="stats")
+        raise StatsError("no keys 'tables/…' or 'fields/…': not a stats file", where=where)
     try:
         fields = json.loads(metadata.get("fields", "{}"))
         if not all(isinstance(table, str) for table in fields.values()):
             raise TypeError("a field's table must be a text")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         message = f"'fields' of the metadata is not JSON of field -> table: {error}"
-        raise StatsError(message, where="stats") from error
-    return Stats(known, fields)
+        raise StatsError(message, where=where) from error
+    return Stats(known, fields, where)
 
 
 def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
@@ -86,7 +90,7 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
     if strange:
         raise StatsError(
             f"the checkpoint has no table {', '.join(map(repr, strange[:4]))}",
-            where="stats",
+            where=stats.where,
             remedy="are the stats of another model? Keys are the checkpoint's",
         )
     for key, values in stats.arrays.items():
@@ -95,31 +99,31 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
         table, _, kind = key.split("/", 1)[1].rpartition("/")
         tensor = tensors[table]
         if kind in PER_ROW:
-            _check_length(key, values, (tensor.rows,))
-            _check_values(key, values)
+            _check_length(key, values, (tensor.rows,), stats.where)
+            _check_values(key, values, stats.where)
         elif kind == "mean":
-            _check_length(key, values, tensor.shape[1:])
+            _check_length(key, values, tensor.shape[1:], stats.where)
         elif kind == "metric":
-            _check_length(key, values, tensor.shape[1:] * 2)
+            _check_length(key, values, tensor.shape[1:] * 2, stats.where)
 
 
 def _of(key: str) -> bool:
     return key.startswith("tables/") and key.count("/") >= 2
 
 
-def _check_length(key: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+def _check_length(key: str, values: NDArray[Any], shape: tuple[int, ...], where: str) -> None:
     if values.shape != shape:
-        raise StatsError("wrong length", where=f"stats {key}", got=values.shape, expected=shape)
+        raise StatsError(f"{key}: wrong length", where=where, got=values.shape, expected=shape)
 
 
-def _check_values(key: str, values: NDArray[Any]) -> None:
+def _check_values(key: str, values: NDArray[Any], where: str) -> None:
     for start in range(0, len(values), BLOCK):
         block = values[start : start + BLOCK]
         bad = np.flatnonzero(~np.isfinite(block) | (block < 0))
         if len(bad):
             row = start + int(bad[0])
             raise StatsError(
-                f"row {row} is {values[row]}", where=f"stats {key}", expected="finite, not negative"
+                f"{key}: row {row} is {values[row]}", where=where, expected="finite, not negative"
             )
 
 

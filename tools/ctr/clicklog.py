@@ -48,8 +48,8 @@ def generate(
     its label is drawn from. Ids are drawn by Zipf's law: the k-th most popular has weight
     k ** -exponent, and a permutation decides which id that is.
 
-    One field is worked on at a time, so that beside the log only one table's latent values
-    (20 bytes a row) and 24 bytes a sample are held.
+    One field is worked on at a time: beside the log, about 40 bytes a row of the largest table
+    and 40 bytes a sample are held.
 
     Returns:
         The log: the first 80 % of the samples to train, 10 % to validate, 10 % to test.
@@ -74,10 +74,9 @@ def generate(
 
 def _zipf(rng: np.random.Generator, rows: int, samples: int, exponent: float) -> Ids:
     """Ids, int32 (samples,): ranks by Zipf's law, scattered over the table."""
-    weights = np.arange(1, rows + 1, dtype=np.float64) ** -exponent
-    reached = np.cumsum(weights)
+    reached = np.cumsum(np.arange(1, rows + 1, dtype=np.float64) ** -exponent)
     ranks = np.searchsorted(reached, rng.random(samples) * reached[-1], side="right")
-    ids: Ids = rng.permutation(rows).astype(np.int32)[np.minimum(ranks, rows - 1)]
+    ids: Ids = rng.permutation(np.arange(rows, dtype=np.int32))[np.minimum(ranks, rows - 1)]
     return ids
 
 

@@ -59,7 +59,7 @@ def train(
         torch.optim.Adam(model.head.parameters(), rate),
     ]
     ids, labels = dataset.part(VALIDATION)
-    best, kept = 0.0, model.state_dict()
+    best, kept = 0.0, model
     for epoch in range(1, epochs + 1):
         _train_epoch(model, dataset, steps, np.random.default_rng([seed, epoch]), batch, decay)
         reached = auc(labels, predict(model, ids))
@@ -67,9 +67,8 @@ def train(
             watch(epoch, reached)
         if reached < best:
             break
-        best, kept = reached, copy.deepcopy(model.state_dict())
-    model.load_state_dict(kept)
-    return model.eval()
+        best, kept = reached, copy.deepcopy(model)
+    return kept.eval()
 
 
 def _train_epoch(
