@@ -11,7 +11,7 @@ from sharkstore import __version__
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError, PlanError, StatsError
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.build import Policy, build_plan, check_plan
-from sharkstore.plan.model import Default, NonFinite, Plan, parse_plan
+from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, parse_plan
 from sharkstore.plan.stats import Stats, parse_stats
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import open_checkpoint
@@ -97,7 +97,7 @@ def convert_checkpoint(
         "source": {"name": source.name},
         "plan": planned.document(),
     }
-    notes = _notes(planned, measured, keep)
+    notes = _notes(planned, measured, keep) + _unsaid(planned, source)
     if dry_run:
         metadata = plan_metadata(planned, source.tensors, provenance, {})
         return Conversion(planned, metadata, data_bytes(metadata), notes)
@@ -125,6 +125,9 @@ def _stats(path: Path | None) -> Stats:
         raise StatsError("no such stats file", where=where) from error
     except CheckpointError as error:
         raise StatsError(f"not a stats file: {error}") from error
+    strange = [t.name for t in file.tensors.values() if t.dtype == "bfloat16"] + list(file.left)
+    if strange:
+        raise StatsError(f"{strange[0]}: a dtype that numpy lacks", where=where)
     arrays = {name: file.read(name, 0, tensor.rows) for name, tensor in file.tensors.items()}
     return parse_stats(arrays, file.metadata, where)
 
@@ -147,21 +150,33 @@ def _notes(plan: Plan, stats: Stats, keep: int | None) -> tuple[str, ...]:
     kept = [name for name, one in plan.fields.items() if one.table in stored]
     if keep is not None and len(kept) > keep:
         more = len(kept) - keep
-        notes.append(f"{more} weak fields stay: they share tables with fields that are kept")
+        notes.append(f"weak fields that share a table with one that is kept stay: {more}")
     by_id = [t for t in plan.tables if t.action == "store" and t.order == "id" and len(t.tiers) > 1]
     if by_id:
-        which = "all tables" if len(by_id) == len(plan.tables) else f"{len(by_id)} tables"
+        which = "all tables" if len(by_id) == len(plan.tables) else _names(by_id)
         notes.append(f"{which}: no priorities, so all rows are equal and tiers go by row id")
     unweighted = [
-        t.name
+        t
         for t in plan.tables
         if (t.action == "prune" or t.default == "mean")
         and stats.count(t.name) is None
         and stats.mean(t.name) is None
     ]
     if unweighted:
-        notes.append(f"no counts, so a plain mean row: {', '.join(unweighted[:6])}")
+        notes.append(f"no counts, so a plain mean row: {_names(unweighted)}")
     return tuple(notes)
+
+
+def _unsaid(plan: Plan, source: Checkpoint) -> tuple[str, ...]:
+    """Tensors that an edited plan no longer names."""
+    said = {table.name for table in plan.tables} | set(plan.dense) | set(plan.left)
+    unsaid = [name for name in source.tensors if name not in said]
+    return (f"left out by the plan: {', '.join(unsaid)}",) if unsaid else ()
+
+
+def _names(tables: list[TablePlan]) -> str:
+    more = f" and {len(tables) - 4} more" if len(tables) > 4 else ""
+    return ", ".join(table.name for table in tables[:4]) + more
 
 
 def _found(surveys: Surveys) -> tuple[str, ...]:
@@ -170,7 +185,8 @@ def _found(surveys: Surveys) -> tuple[str, ...]:
         if survey.zeroed:
             notes.append(f"{name}: {survey.zeroed:,} NaN or infinite values became 0")
         if survey.vanished:
-            notes.append(f"{name}: {survey.vanished:,} rows are too small for f16 and became 0")
+            lost = f"{survey.vanished:,} rows, at least, are too small for their encoding"
+            notes.append(f"{name}: {lost} and became 0 or flat")
     return tuple(notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from sharkstore.format.validate import parse
 from sharkstore.load.mapping import map_array
 from sharkstore.load.store import read_document, read_metadata
 
+# told of a stage, the bytes just done, and the bytes of the whole stage
+Progress = Callable[[str, int, int], None]
 READ_BYTES = 8 << 20
 BLOCKS = 1 << 16
 
@@ -108,12 +110,20 @@ class Finding:
     message: str
 
 
-def verify(path: str, *, quick: bool = False) -> tuple[StoreMetadata, list[Finding]]:
+def verify(
+    path: str, *, quick: bool = False, progress: Progress | None = None
+) -> tuple[StoreMetadata, list[Finding]]:
     """Check a store against everything it says of itself.
 
     Quick: sizes of all chunk files, the digest over their trailers, and the documents of
     groups and arrays. Full: also every chunk's bytes against its crc32c, and row maps against
     tiers.
+
+    Args:
+        progress: called with "verify", the bytes just read, and the bytes in all.
+
+    Returns:
+        The store's metadata, and what is wrong; nothing if it is sound.
 
     Raises:
         StoreNotFoundError, FormatError, VersionError: as `sharkstore.open`.
@@ -123,11 +133,14 @@ def verify(path: str, *, quick: bool = False) -> tuple[StoreMetadata, list[Findi
     assert isinstance(document, dict)
     found = list(_check_documents(path, document))
     damaged, trailers = [], []
+    total = sum(array.chunks * array.file_bytes for array in metadata.arrays)
     for array in metadata.arrays:
         for index in range(array.chunks):
             trailer, finding = _check_chunk(path, array, index, quick=quick)
             trailers.append(trailer)
             damaged += [finding] if finding else []
+            if progress is not None and not quick:
+                progress("verify", array.file_bytes, total)
     found += damaged
     if not damaged:
         digest = store_digest(raw, trailers, metadata.digest)

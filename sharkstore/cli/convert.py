@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from sharkstore.cli.render import (
     Bars,
     Grid,
     format_option,
+    message_options,
     note,
     percent,
-    quiet_option,
     show_json,
     size,
 )
 from sharkstore.convert import Conversion, convert_checkpoint
-from sharkstore.errors import PlanError
+from sharkstore.errors import DestinationError, PlanError, WriteError
 from sharkstore.plan.tiers import parse_tiers
 from sharkstore.report import ratio
 
@@ -80,9 +81,8 @@ def _tiers(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 @click.option("--dry-run", is_flag=True, help="Plan and sizes only; no store.")
 @click.option("--plan-out", type=click.Path(), help="Write the plan to a file.")
 @click.option("--overwrite", is_flag=True, help="Replace the store that is there, in one step.")
-@click.option("-v", "--verbose", is_flag=True, help="Name every tensor, taken or not.")
 @format_option
-@quiet_option
+@message_options
 def convert(
     checkpoint: str,
     store: str,
@@ -99,8 +99,7 @@ def convert(
     a .pt or .pth file. STORE is the directory to make; it appears whole or not at all.
     """
     _refuse_options_beside_plan(options["plan"])
-    if plan_out is None and options["dry_run"]:
-        plan_out = f"{store.rstrip('/')}.plan.json"
+    plan_out = _plan_path(plan_out, store, options)
     with Bars(quiet=quiet) as bars:
         done = convert_checkpoint(
             checkpoint, store, default_row=options.pop("default_row"), progress=bars, **options
@@ -123,6 +122,20 @@ def _refuse_options_beside_plan(plan: str | None) -> None:
         if plan is not None and given:
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"{option} and --plan don't mix: edit the plan instead.")
+
+
+def _plan_path(path: str | None, store: str, options: dict[str, Any]) -> str | None:
+    """Where the plan goes, if anywhere; refused now and not after hours of work."""
+    if path is None and options["dry_run"]:
+        path = f"{store.rstrip('/')}.plan.json"
+        if os.path.exists(path) and not options["overwrite"]:
+            remedy = "it may have been edited: --overwrite, or --plan-out elsewhere"
+            raise DestinationError("a plan is there", where=path, remedy=remedy)
+    if path is not None:
+        folder = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise WriteError("the plan can't be written there", where=path)
+    return path
 
 
 def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, Any]:

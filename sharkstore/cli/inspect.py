@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from sharkstore.cli.render import Grid, format_option, note, percent, quiet_option, show_json, size
+from sharkstore.cli.render import (
+    Grid,
+    format_option,
+    message_options,
+    note,
+    percent,
+    show_json,
+    size,
+)
 from sharkstore.report import describe
 
 EXAMPLES = """
@@ -20,15 +28,15 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("store", type=click.Path())
 @format_option
-@quiet_option
-def inspect(store: str, style: str, *, quiet: bool) -> None:
+@message_options
+def inspect(store: str, style: str, *, quiet: bool, verbose: bool) -> None:
     """Show the tables of STORE: rows, tiers, sizes, scores; totals and provenance."""
     found = describe(store)
     if style == "json":
         show_json(found)
         return
     click.echo(_grid(found, style).text(style))
-    for text in _summary(found):
+    for text in _summary(found) + (_details(found) if verbose else []):
         note(text, quiet=quiet)
 
 
@@ -72,3 +80,13 @@ def _summary(found: dict[str, Any]) -> list[str]:
     if found["dropped"]:
         texts.insert(0, f"dropped     {', '.join(found['dropped'])}")
     return texts
+
+
+def _details(found: dict[str, Any]) -> list[str]:
+    texts = [
+        f"field       {name}: {one['table']}, score {one.get('score', 'not measured')}"
+        for name, one in found["fields"].items()
+    ]
+    return texts + [
+        f"parameter   {one['name']}: {one['dtype']} {one['shape']}" for one in found["dense"]
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sharkstore.cli.render import Grid, format_option, show_json
+from sharkstore.cli.render import Grid, format_option, message_options, note, show_json
 from sharkstore.load.store import open_store
 
 EXAMPLES = """
@@ -21,10 +21,14 @@ Examples:
 @click.argument("table")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
 @format_option
-def lookup(store: str, table: str, ids: tuple[int, ...], style: str) -> None:
+@message_options
+def lookup(
+    store: str, table: str, ids: tuple[int, ...], style: str, *, quiet: bool, verbose: bool
+) -> None:
     """Print the rows ID... of TABLE in STORE."""
     with open_store(store) as opened:
         rows = opened[table].lookup(list(ids))
+        note(repr(opened[table]), quiet=quiet or not verbose)
     if style == "json":
         show_json({"table": table, "ids": list(ids), "rows": rows.tolist()})
         return

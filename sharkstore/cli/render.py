@@ -126,6 +126,7 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`-q`: no messages, no progress; errors are still told."""
+def message_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`-q`: no messages, no progress, though errors are still told; `-v`: more messages."""
+    command = click.option("-v", "--verbose", is_flag=True, help="Tell more.")(command)
     return click.option("-q", "--quiet", is_flag=True, help="No messages and no progress.")(command)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from sharkstore.cli.render import Grid, format_option, note, quiet_option, show_json
+from sharkstore.cli.render import Bars, Grid, format_option, message_options, note, show_json
 from sharkstore.report import verify as verify_store
 
 EXAMPLES = """
@@ -21,10 +21,11 @@ Examples:
 @click.argument("store", type=click.Path())
 @click.option("--quick", is_flag=True, help="Read no rows: sizes, documents, trailers, digest.")
 @format_option
-@quiet_option
-def verify(store: str, style: str, *, quick: bool, quiet: bool) -> None:
+@message_options
+def verify(store: str, style: str, *, quick: bool, quiet: bool, verbose: bool) -> None:
     """Check STORE: every checksum, row maps against tiers, the digest. Exit 1 if unsound."""
-    metadata, found = verify_store(store, quick=quick)
+    with Bars(quiet=quiet) as bars:
+        metadata, found = verify_store(store, quick=quick, progress=bars)
     chunks = sum(array.chunks for array in metadata.arrays)
     if style == "json":
         show_json(
@@ -40,6 +41,8 @@ def verify(store: str, style: str, *, quick: bool, quiet: bool) -> None:
     elif found or style != "human":
         rows = [[one.where, one.message] for one in found]
         click.echo(Grid(["where", "what"], rows, left=2).text(style))
+    for array in metadata.arrays if verbose else ():
+        note(f"checked {array.path}: {array.chunks} chunk files", quiet=quiet)
     if found:
         note(f"{store}: {len(found)} findings; not sound")
         sys.exit(1)

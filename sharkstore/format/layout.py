@@ -161,9 +161,12 @@ def table_path(name: str) -> str:
 
 def node_name(name: str) -> str:
     """A Zarr node name that every file system takes; at most 200 bytes, see `unique_nodes`."""
-    encoded = quote(name, safe="").replace("~", "%7E")
-    if encoded.startswith("__") or not encoded.strip("."):
-        encoded = "".join(f"%{byte:02X}" for byte in name.encode())
+    encoded = quote(name, safe="", errors="surrogatepass").replace("~", "%7E")
+    reserved = not encoded.strip(".") or encoded.casefold() == ROOT_DOCUMENT
+    if not name:
+        return "~"
+    if encoded.startswith("__") or reserved:
+        encoded = "".join(f"%{byte:02X}" for byte in name.encode(errors="surrogatepass"))
     return encoded[:200]
 
 
@@ -186,4 +189,5 @@ def unique_nodes(names: Iterable[str]) -> dict[str, str]:
 
 def is_node_name(text: str) -> bool:
     """Whether a reader may follow this name below the store's root."""
-    return bool(re.fullmatch(r"[A-Za-z0-9._%~-]{1,210}", text)) and bool(text.strip("."))
+    allowed = bool(re.fullmatch(r"[A-Za-z0-9._%~-]{1,210}", text))
+    return allowed and bool(text.strip(".")) and text.casefold() != ROOT_DOCUMENT

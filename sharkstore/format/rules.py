@@ -24,6 +24,8 @@ JSON_TYPES = {
     bool: "a boolean",
 }
 
+MAX_AXES = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -67,7 +69,9 @@ class Check:
 
 def is_shape(shape: object) -> TypeGuard[list[int]]:
     """Whether this is a list of lengths whose bytes 64-bit arithmetic holds."""
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if not isinstance(shape, list) or len(shape) > MAX_AXES:
+        return False
+    if not all(type(n) is int and n >= 0 for n in shape):
         return False
     return bool(math.prod(max(1, n) for n in shape) < 2**56)
 

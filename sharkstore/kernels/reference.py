@@ -130,7 +130,7 @@ def scale_exponent(largest: float) -> int:
 
 
 def decode_rows(encoding: Encoding, stored: U8, dim: int) -> F32:
-    """Decode rows: uint8 (n, row bytes) -> float32 (n, dim)."""
+    """Decode rows: uint8 (n, row bytes) -> float32 (n, dim). Any bytes decode to something."""
     stored = np.ascontiguousarray(stored)
     if not encoding.packed:
         dtype = FLOAT_DTYPES.get(encoding.name, FLOAT_DTYPES["f32"])
@@ -139,13 +139,14 @@ def decode_rows(encoding: Encoding, stored: U8, dim: int) -> F32:
     header = encoding.header_bytes
     head = np.ascontiguousarray(stored[:, :header]).view(SCALE_DTYPES[encoding.scale_dtype])
     step = _true_scale(encoding, head[:, 0])[:, None]
-    if encoding.mode == "symmetric":
-        return stored[:, header:].view(np.int8).astype(np.float32) * step
-    return stored[:, header:].astype(np.float32) * step + head[:, 1:].astype(np.float32)
+    with np.errstate(all="ignore"):
+        if encoding.mode == "symmetric":
+            return stored[:, header:].view(np.int8).astype(np.float32) * step
+        return stored[:, header:].astype(np.float32) * step + head[:, 1:].astype(np.float32)
 
 
 def _true_scale(encoding: Encoding, scales: NDArray[np.floating[Any]]) -> F32:
-    with np.errstate(under="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         return scales.astype(np.float32) * _power_of_two(-encoding.scale_exponent)
 
 
@@ -160,7 +161,7 @@ def _quotient(rows: F32, step: F32) -> F32:
 
 
 def _pack(head: Sequence[NDArray[Any]], codes: NDArray[Any]) -> U8:
-    columns = [np.ascontiguousarray(h).view(np.uint8).reshape(len(codes), -1) for h in head]
+    columns = [h.reshape(-1, 1).view(np.uint8) for h in head]
     return np.concatenate([*columns, codes.view(np.uint8)], axis=1)
 
 
@@ -180,18 +181,18 @@ def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
     """
     blocks = -(-len(tiers) // ROWS_PER_BLOCK)
     padded = np.zeros((blocks, ROWS_PER_BLOCK), np.uint8)
-    padded.reshape(-1)[: len(tiers)] = tiers
+    padded.reshape(blocks * ROWS_PER_BLOCK)[: len(tiers)] = tiers
     out = np.zeros((blocks, BLOCK_BYTES[planes]), np.uint8)
     for plane in range(planes):
         bits = np.packbits((padded >> plane) & 1, axis=1, bitorder="little")
         out[:, 8 * plane : 8 * plane + 8] = bits
-    present = np.arange(blocks * ROWS_PER_BLOCK).reshape(blocks, -1) < len(tiers)
+    present = np.arange(blocks * ROWS_PER_BLOCK).reshape(padded.shape) < len(tiers)
     for tier in range(2**planes):
         within = ((padded == tier) & present).sum(axis=1, dtype=np.int64)
         first = counts[tier] if tier < len(counts) else 0
         before = (first + np.cumsum(within) - within).astype("<u4")
         start = 8 * planes + 4 * tier
-        out[:, start : start + 4] = before[:, None].view(np.uint8)
+        out[:, start : start + 4] = before.reshape(-1, 1).view(np.uint8)
     return out
 
 
@@ -305,6 +306,11 @@ def pool(rows: F32, offsets: I64, weights: F32 | None, mode: Pool, out: F32) -> 
         weights: float32 (n,), of mode sum only.
         out: float32 (bags, dim).
     """
+    with np.errstate(all="ignore"):
+        _pool(rows, offsets, weights, mode, out)
+
+
+def _pool(rows: F32, offsets: I64, weights: F32 | None, mode: Pool, out: F32) -> None:
     lengths = np.diff(offsets)
     out[:] = 0
     for position in range(int(lengths.max(initial=0))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,25 @@ def as_ids(values: ArrayLike, what: str = "ids") -> I64:
 
     Raises:
         DtypeError: an array of another dtype than int32 and int64.
+        IdError: a Python integer beyond 64 bits.
     """
     array: NDArray[Any] = np.asarray(values)
     plain = not hasattr(values, "dtype")  # lists and numbers have the dtype numpy gives them
+    if plain:
+        _check_64_bits(array, what)
     if array.dtype not in ACCEPTED and not (plain and (array.dtype.kind == "i" or not array.size)):
         raise DtypeError(f"{what} of dtype {array.dtype}", expected="int64 or int32")
     wide: I64 = array.astype(np.int64, copy=False)
     return wide
+
+
+def _check_64_bits(array: NDArray[Any], what: str) -> None:
+    """Numpy makes unsigned integers or objects of Python integers that int64 can't hold."""
+    if array.dtype.kind not in "uO":
+        return
+    for value in array.reshape(-1).tolist():
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise IdError(f"{value} in {what} does not fit 64 bits")
 
 
 def as_weights(values: ArrayLike, ids: I64) -> F32:
@@ -94,13 +107,11 @@ def bag_offsets(ids: I64, offsets: ArrayLike | None, *, include_last: bool) -> I
 
 
 def _check_offsets(whole: I64, count: int) -> None:
-    if len(whole) == 1 and whole[0] == count:
-        if count:
-            raise ArgumentError(f"no bags, but {count} ids")
-        return
+    if len(whole) == 1 and count:
+        raise ArgumentError(f"no bags, but {count} ids")
     if whole[0] != 0:
         raise ArgumentError("the first offset must be 0", got=int(whole[0]))
-    falls = np.flatnonzero(np.diff(whole) < 0)
+    falls = np.flatnonzero(whole[1:] < whole[:-1])  # a difference could overflow
     if len(falls) and whole[falls[0]] > count:
         at = int(falls[0])
         raise ArgumentError(f"offset {at} passes the end of {count} ids", got=int(whole[at]))
@@ -119,6 +130,10 @@ def without_padding(
     ids: I64, offsets: I64, weights: F32 | None, padding: int, rows: int
 ) -> tuple[I64, I64, F32 | None]:
     """Ids, offsets and weights without the ids equal to `padding` (negative: from the end)."""
+    try:
+        padding = operator.index(padding)
+    except TypeError as error:
+        raise DtypeError("padding_idx must be an integer", got=repr(padding)) from error
     if not -rows <= padding < rows:
         raise ArgumentError(
             "padding_idx outside the table", got=padding, expected=f"{-rows} to {rows - 1}"

@@ -28,7 +28,8 @@ def map_array(root: str, spec: ArraySpec) -> NDArray[np.uint8]:
     chunks = spec.chunks
     if not chunks:
         return np.empty(shape, np.uint8)
-    paths = [f"{root}/{spec.chunk_path(index)}" for index in range(chunks)]
+    folder = os.fsencode(root)
+    paths = [b"%b/%b" % (folder, spec.chunk_path(index).encode()) for index in range(chunks)]
     try:
         mapped = map_chunks(paths, spec.chunk_bytes, spec.file_bytes)
     except FileNotFoundError as error:
@@ -41,7 +42,7 @@ def map_array(root: str, spec: ArraySpec) -> NDArray[np.uint8]:
         path, got = error.args
         raise CorruptStoreError(
             "chunk file of wrong size",
-            where=relative(path, root),
+            where=relative(os.fsdecode(path), root),
             got=f"{got:,} bytes" if got >= 0 else "something that is no file",
             expected=f"{spec.file_bytes:,}",
             remedy="the store was copied in part; copy or convert it again",

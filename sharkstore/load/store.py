@@ -158,10 +158,12 @@ def read_document(root: str) -> tuple[bytes, object]:
     try:
         with open(os.path.join(root, ROOT_DOCUMENT), "rb") as file:
             raw = file.read()
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except OSError as error:
         if not os.path.exists(root):
             raise StoreNotFoundError("no such store", where=root) from error
-        message = f"not a store: no {ROOT_DOCUMENT} in it"
+        absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        reason = f"no {ROOT_DOCUMENT} in it" if absent else f"{ROOT_DOCUMENT}: {error.strerror}"
+        message = f"not a store: {reason}"
         raise FormatError(message, where=root) from error
     try:
         return raw, json.loads(raw, parse_constant=_no_constant)
@@ -182,7 +184,7 @@ def _view(root: str, table: TableMetadata, *, copy: bool) -> kernels.TableView:
     rowmap = None if table.rowmap is None else _map(root, table.rowmap, copy=copy)
     default = np.zeros(table.dim, np.float32)
     if table.default is not None:
-        default = map_array(root, table.default).view("<f4")[0]
+        default = map_array(root, table.default).view("<f4")[0].copy()
     return kernels.TableView(table.rows, table.dim, tiers, rowmap, default)
 
 

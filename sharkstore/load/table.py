@@ -171,7 +171,7 @@ class Table:
         return view
 
     def _check_bounds(self, ids: NDArray[np.int64], bounds: Bounds | None) -> None:
-        chosen = bounds or self._bounds
+        chosen = self._bounds if bounds is None else bounds
         arguments.check_choice("bounds", chosen, arguments.BOUNDS)
         if len(ids) == 0 or (ids.min() >= 0 and ids.max() < self.rows):
             return

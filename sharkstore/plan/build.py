@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -82,9 +83,18 @@ def check_plan(plan: Plan, tensors: Mapping[str, Tensor], stats: Stats) -> None:
         ):
             raise PlanError("the plan orders rows by priority: pass its --stats", where=table.name)
     names = [table.name for table in plan.tables] + list(plan.dense)
-    missing = sorted(set(names) - set(tensors))
-    if missing or len(set(names)) != len(names) or not plan.tables:
-        raise PlanError("the plan's tables and parameters don't fit the checkpoint", got=missing)
+    lacking = sorted(set(names) - set(tensors))
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if lacking or twice:
+        which = ", ".join(map(repr, lacking or twice))
+        what = f"the plan's tables and parameters don't fit the checkpoint: {which}"
+        raise PlanError(what, got="no such tensors" if lacking else "them twice")
+    if not plan.tables:
+        raise PlanError("the plan has no tables")
+    known = {table.name for table in plan.tables}
+    for field, one in plan.fields.items():
+        if one.table not in known:
+            raise PlanError(f"table {one.table!r} of field {field!r} is not in the plan")
 
 
 def _pruned(fields: Mapping[str, FieldPlan], tables: list[str], policy: Policy) -> list[str]:

@@ -6,15 +6,20 @@ The JSON form is what `--dry-run` writes and `--plan` reads; every value but `wh
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from sharkstore.encodings import Encoding, parse_encoding
 from sharkstore.errors import PlanError
+from sharkstore.format.layout import MAX_TIERS
 
 VERSION = 1
 CONSTANT = Encoding("constant")
+REST = "rest"
+START = "--dry-run writes one to start from"
+KINDS = {dict: "an object", list: "a list", str: "a text", int: "an integer"}
 Action = Literal["store", "prune", "drop"]
 Default = Literal["zero", "mean"]
 NonFinite = Literal["error", "zero"]
@@ -107,38 +112,55 @@ def parse_plan(text: str, where: str) -> Plan:
     """
     try:
         document = json.loads(text)
-        version = document["sharkstore_plan"]
-        if version != VERSION:
-            raise PlanError("plan of another version", where=where, got=version, expected=VERSION)
-        return Plan(
-            tables=tuple(_table(entry, where) for entry in document["tables"]),
-            dense=tuple(document["dense"]),
-            left=dict(document["left"]),
-            fields={n: FieldPlan(f["table"], f["score"]) for n, f in document["fields"].items()},
-            nonfinite=_choice(document["nonfinite"], ("error", "zero"), where),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, PlanError):
-            raise
-        message = f"not a plan: {type(error).__name__} {error}"
-        raise PlanError(
-            message, where=where, remedy="--dry-run writes one to start from"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"not a plan: {error}", where=where, remedy=START) from error
+    if not isinstance(document, dict) or "sharkstore_plan" not in document:
+        raise PlanError("not a plan: no 'sharkstore_plan'", where=where, remedy=START)
+    version = document["sharkstore_plan"]
+    if version != VERSION:
+        raise PlanError("plan of another version", where=where, got=version, expected=VERSION)
+    return Plan(
+        tables=tuple(_table(entry, where) for entry in _member(document, "tables", list, where)),
+        dense=tuple(
+            _of_kind(name, str, "a name in 'dense'", where)
+            for name in _member(document, "dense", list, where)
+        ),
+        left={
+            name: _of_kind(why, str, f"left {name!r}", where)
+            for name, why in _member(document, "left", dict, where).items()
+        },
+        fields=_fields(document, where),
+        nonfinite=_choice(document, "nonfinite", ("error", "zero"), where),
+    )
 
 
-def _table(entry: Mapping[str, Any], where: str) -> TablePlan:
-    place = f"{where}: table {entry['name']!r}"
-    rows = int(entry["rows"])
+def _fields(document: dict[str, Any], where: str) -> dict[str, FieldPlan]:
+    fields = {}
+    for name, entry in _member(document, "fields", dict, where).items():
+        place = f"{where}: field {name!r}"
+        entry = _of_kind(entry, dict, "a field", place)  # noqa: PLW2901
+        table = _member(entry, "table", str, place)
+        score = entry.get("score")
+        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
+            raise PlanError("its score must be a finite number or null", where=place, got=score)
+        fields[name] = FieldPlan(table, score)
+    return fields
+
+
+def _table(entry: Any, where: str) -> TablePlan:
+    entry = _of_kind(entry, dict, "a table", where)
+    place = f"{where}: table {_member(entry, 'name', str, where)!r}"
+    rows = _member(entry, "rows", int, place)
     table = TablePlan(
-        name=str(entry["name"]),
+        name=entry["name"],
         rows=rows,
-        dim=int(entry["dim"]),
-        dtype=str(entry["dtype"]),
-        action=_choice(entry["action"], ("store", "prune", "drop"), place),
-        order=_choice(entry["order"], ("priority", "id"), place),
-        tiers=_tiers(entry["tiers"], rows, place),
-        default=_choice(entry["default"], ("zero", "mean"), place),
-        why=str(entry["why"]),
+        dim=_member(entry, "dim", int, place),
+        dtype=_member(entry, "dtype", str, place),
+        action=_choice(entry, "action", ("store", "prune", "drop"), place),
+        order=_choice(entry, "order", ("priority", "id"), place),
+        tiers=_tiers(_member(entry, "tiers", list, place), rows, place),
+        default=_choice(entry, "default", ("zero", "mean"), place),
+        why=_member(entry, "why", str, place),
     )
     told = sum(tier.rows for tier in table.tiers)
     if table.action == "store" and told != rows:
@@ -148,20 +170,42 @@ def _table(entry: Mapping[str, Any], where: str) -> TablePlan:
     return table
 
 
-def _tiers(entries: list[Mapping[str, Any]], rows: int, where: str) -> tuple[TierPlan, ...]:
-    given = sum(entry["rows"] for entry in entries if entry["rows"] != "rest")
+def _tiers(entries: list[Any], rows: int, where: str) -> tuple[TierPlan, ...]:
+    entries = [_of_kind(entry, dict, "a tier", where) for entry in entries]
+    counts = [entry.get("rows") for entry in entries]
+    if not 1 <= len(entries) <= MAX_TIERS:
+        raise PlanError(f"a table takes 1 to {MAX_TIERS} tiers", where=where, got=len(entries))
+    if counts.count(REST) > 1:
+        raise PlanError("only one tier takes the rest", where=where)
+    given = sum(count for count in counts if type(count) is int)
     tiers = []
-    for entry in entries:
-        count = rows - given if entry["rows"] == "rest" else entry["rows"]
-        if type(count) is not int or count < 0:
-            raise PlanError("rows of a tier must be a count or 'rest'", where=where, got=count)
-        tiers.append(TierPlan(parse_encoding(entry["encoding"]), count))
-    if not 1 <= len(tiers) <= 8:
-        raise PlanError("a table takes 1 to 8 tiers", where=where, got=len(tiers))
+    for entry, count in zip(entries, counts, strict=True):
+        taken = rows - given if count == REST else count
+        if type(taken) is not int or taken < 0:
+            what = f"rows of a tier must be a count or {REST!r}, within the table's {rows}"
+            raise PlanError(what, where=where, got=taken)
+        try:
+            encoding = parse_encoding(_member(entry, "encoding", str, where))
+        except ValueError as error:
+            if isinstance(error, PlanError):
+                raise
+            raise PlanError(str(error), where=where) from error
+        tiers.append(TierPlan(encoding, taken))
     return tuple(tier for tier in tiers if tier.rows) or (tiers[0],)
 
 
-def _choice(value: Any, known: tuple[str, ...], where: str) -> Any:
+def _member(owner: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    return _of_kind(owner.get(key), kind, repr(key), where)
+
+
+def _of_kind(value: Any, kind: type, what: str, where: str) -> Any:
+    if type(value) is not kind:
+        raise PlanError(f"{what} must be {KINDS[kind]}", where=where, got=f"{value!r:.80}")
+    return value
+
+
+def _choice(owner: dict[str, Any], key: str, known: tuple[str, ...], where: str) -> Any:
+    value = owner.get(key)
     if value not in known:
-        raise PlanError(f"{value!r} is not one of {', '.join(known)}", where=where)
+        raise PlanError(f"{key}: {value!r:.80} is not one of {', '.join(known)}", where=where)
     return value

@@ -84,6 +84,7 @@ def _check_named(
     if unmatched:
         raise PlanError(
             f"--tables {unmatched[0]!r} matches no floating tensor of two dimensions",
+            expected=f"at most {MAX_DIM} values a row",
             remedy=f"the checkpoint has {_sample(tensors)}",
         )
     if not chosen:

@@ -95,16 +95,21 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
         )
     for key, values in stats.arrays.items():
         if not _of(key):
+            if values.size != 1:
+                raise StatsError(f"{key}: wrong length", where=stats.where, got=values.shape)
+            _check_values(key, values.reshape(-1), stats.where, least=-np.inf)
             continue
         table, _, kind = key.split("/", 1)[1].rpartition("/")
         tensor = tensors[table]
         if kind in PER_ROW:
             _check_length(key, values, (tensor.rows,), stats.where)
-            _check_values(key, values, stats.where)
+            _check_values(key, values, stats.where, least=0)
         elif kind == "mean":
             _check_length(key, values, tensor.shape[1:], stats.where)
+            _check_values(key, values, stats.where, least=-np.inf)
         elif kind == "metric":
             _check_length(key, values, tensor.shape[1:] * 2, stats.where)
+            _check_values(key, values.reshape(-1), stats.where, least=-np.inf)
 
 
 def _of(key: str) -> bool:
@@ -116,15 +121,16 @@ def _check_length(key: str, values: NDArray[Any], shape: tuple[int, ...], where:
         raise StatsError(f"{key}: wrong length", where=where, got=values.shape, expected=shape)
 
 
-def _check_values(key: str, values: NDArray[Any], where: str) -> None:
+def _check_values(key: str, values: NDArray[Any], where: str, *, least: float) -> None:
+    expected = "a finite number" if least else "finite, not negative"
     for start in range(0, len(values), BLOCK):
         block = values[start : start + BLOCK]
-        bad = np.flatnonzero(~np.isfinite(block) | (block < 0))
+        if block.dtype.kind not in "fiu":
+            raise StatsError(f"{key}: dtype {block.dtype}", where=where, expected="numbers")
+        bad = np.flatnonzero(~np.isfinite(block) | (block < least))
         if len(bad):
             row = start + int(bad[0])
-            raise StatsError(
-                f"{key}: row {row} is {values[row]}", where=where, expected="finite, not negative"
-            )
+            raise StatsError(f"{key}: row {row} is {values[row]}", where=where, expected=expected)
 
 
 def rows_at_least(values: NDArray[Any], threshold: float) -> int:

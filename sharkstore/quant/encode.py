@@ -13,8 +13,9 @@ from sharkstore.encodings import Encoding
 # the first values that rounding to nearest takes to infinity, or below which it takes to zero
 FLOAT16_OVERFLOW = 65520.0
 FLOAT16_VANISH = 2.0**-25
-# a range of twice this, as affine rows may span, is still finite in float32
+# with a scale rounded up, or over the twofold range of an affine row, float32 still holds these
 AFFINE_OVERFLOW = 2.0**126
+SYMMETRIC_OVERFLOW = 2.0**127
 
 
 def encode(encoding: Encoding, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -39,9 +40,17 @@ def overflow(encoding: Encoding) -> float:
     affine = encoding.packed and encoding.mode == "affine"
     if encoding.name == "f16" or (affine and encoding.scale_dtype == "float16"):
         return FLOAT16_OVERFLOW
-    return AFFINE_OVERFLOW if affine else np.inf
+    if encoding.packed:
+        return AFFINE_OVERFLOW if affine else SYMMETRIC_OVERFLOW
+    return np.inf
 
 
 def vanish(encoding: Encoding) -> float:
-    """Largest absolute value of rows that the encoding turns to zero."""
-    return FLOAT16_VANISH if encoding.name == "f16" else 0.0
+    """Rows with no absolute value above this lose all: they become zero, or flat if affine."""
+    if encoding.name == "f16":
+        return FLOAT16_VANISH
+    if not encoding.packed or encoding.scale_dtype == "float32":
+        return 0.0
+    if encoding.mode == "affine":
+        return 127.5 * FLOAT16_VANISH  # a range of twice this has a scale of zero
+    return float(127 * FLOAT16_VANISH * 2.0**-encoding.scale_exponent)

@@ -32,6 +32,8 @@ class TorchFile:
     def _take(self, state: Mapping[str, Any]) -> None:
         for key, value in state.items():
             name = str(key)
+            if name in self.tensors or name in self.left:
+                raise CheckpointError(f"two entries are named {name!r}", where=self.name)
             why = _why_left(value)
             if why:
                 self.left[name] = why
@@ -57,6 +59,7 @@ def _load(path: str) -> Any:
     except ImportError as error:
         remedy = "pip install 'sharkstore[torch]', or save the model as .safetensors"
         raise CheckpointError("torch is needed to read this", where=path, remedy=remedy) from error
+    _refuse_compressed(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
@@ -67,13 +70,31 @@ def _load(path: str) -> Any:
             where=path,
             remedy="save `model.state_dict()`, or better a .safetensors file",
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"not a whole torch file: {reason}",
             where=path,
-            remedy="files of torch < 1.6 must be saved again by a newer torch",
+            remedy="was it copied to the end? A file of torch before 1.6 must be saved again by a "
+            "newer torch",
         ) from error
+
+
+def _refuse_compressed(path: str) -> None:
+    """Mapped, a compressed entry would be read as if it were plain."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (OSError, zipfile.BadZipFile):
+        return  # torch says what is wrong
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(
+            "its tensors are compressed",
+            where=path,
+            remedy="torch writes them plain: save it again by torch.save",
+        )
 
 
 def _state_dict(loaded: Any, path: str, left: dict[str, str]) -> Mapping[str, Any]:
@@ -88,10 +109,9 @@ def _state_dict(loaded: Any, path: str, left: dict[str, str]) -> Mapping[str, An
         if isinstance(inner, Mapping):
             left.update({str(k): f"beside {key!r}" for k in loaded if k != key})
             return _state_dict(inner, path, left)
-    keys = ", ".join(str(key) for key in list(loaded)[:8])
-    raise CheckpointError(
-        "no state dict in it", where=path, got=f"keys {keys}", expected=f"tensors or {NESTED}"
-    )
+    keys = ", ".join(str(key) for key in list(loaded)[:8]) or "none"
+    expected = f"tensors, or one of {', '.join(NESTED)}"
+    raise CheckpointError("no state dict in it", where=path, got=f"keys {keys}", expected=expected)
 
 
 def _is_tensor(value: object) -> bool:

@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.errors import DestinationError, WriteError
-from sharkstore.format.layout import HUGE_PAGE, ROOT_DOCUMENT
+from sharkstore.errors import DestinationError, SharkstoreError, WriteError
+from sharkstore.format.layout import HUGE_PAGE, ROOT_DOCUMENT, TRAILER_BYTES
 from sharkstore.write.survey import crc32c
 
 # one write of this size lets the file system lay out whole huge pages
@@ -46,7 +46,10 @@ def write_chunk(
                 crc = crc32c(piece, crc)
                 written += len(piece)
                 advance(len(piece))
-            _write_all(file.fileno(), np.frombuffer(crc.to_bytes(4, "little"), np.uint8))
+            _write_all(
+                file.fileno(), np.frombuffer(crc.to_bytes(TRAILER_BYTES, "little"), np.uint8)
+            )
+            advance(TRAILER_BYTES)
             os.fsync(file.fileno())
             if chunk_bytes >= HUGE_PAGE and hasattr(os, "posix_fadvise"):
                 # dropped pages come back as huge ones when the file is mapped
@@ -103,6 +106,8 @@ def reported(path: str) -> Iterator[None]:
     """Turn what the system says of a failed write into a WriteError."""
     try:
         yield
+    except SharkstoreError:
+        raise
     except OSError as error:
         remedy = "free some room and convert again" if error.errno == errno.ENOSPC else ""
         raise WriteError(f"can't write: {error.strerror}", where=path, remedy=remedy) from error
@@ -144,8 +149,13 @@ class Destination:
             raise WriteError("no such folder", where=parent, remedy="make it first")
         with reported(self.path):
             self._lock = _lock(self._lock_path, self.path)
-            shutil.rmtree(self.partial, ignore_errors=True)
-            os.mkdir(self.partial)
+        try:
+            with reported(self.path):
+                shutil.rmtree(self.partial, ignore_errors=True)  # what a killed run left
+                os.mkdir(self.partial)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -110,7 +110,9 @@ def key_blocks(priority: NDArray[Any], advance: Advance = nobody) -> Iterator[U6
     sign = np.uint64(1 << 63)
     for start in range(0, len(priority), BLOCK):
         block = np.asarray(priority[start : start + BLOCK])
-        if block.dtype.kind in "iu":
+        if block.dtype.kind == "u":
+            yield block.astype(np.uint64)
+        elif block.dtype.kind == "i":
             yield block.astype(np.int64).view(np.uint64) ^ sign
         else:
             bits = (block.astype(np.float64) + 0.0).view(np.uint64)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.errors import NonFiniteError
-from sharkstore.plan.model import TablePlan, TierPlan
+from sharkstore.plan.model import TablePlan
 from sharkstore.quant import encode
 from sharkstore.tensors import Tensor, TensorSource, as_float32
 from sharkstore.write.rows import BLOCK_BYTES, TableRows
@@ -23,6 +23,9 @@ from sharkstore.write.rows import BLOCK_BYTES, TableRows
 Advance = Callable[[int], None]
 SHOWN_ROWS = 5
 WHOLE = -1
+# binary exponents of float32, from its least subnormal to its largest value
+LOWEST = 148
+BINS = 278
 
 
 @dataclass(slots=True)
@@ -31,8 +34,12 @@ class Survey:
 
     Args:
         largest: largest absolute value of each tier.
-        vanished: rows that are not zero, but will be in their tier.
+        magnitudes: of each tier, rows by the binary exponent of their largest absolute value,
+            zero rows left out: int64 (BINS,).
+        vanished: rows, at least, that are not zero but lose all in their tier.
         zeroed: values that were NaN or infinite and become zero.
+        bad: the first rows with NaN or infinities that are not to become zero.
+        bad_rows: how many such rows there are.
         means: of the tiers that are stored as their mean row: float32 (dim,), weighted by the
             rows' counts; by index of the tier.
         mean: the same over all rows, where ids out of bounds get it.
@@ -40,8 +47,11 @@ class Survey:
     """
 
     largest: list[float]
+    magnitudes: list[NDArray[np.int64]] = field(default_factory=list)
     vanished: int = 0
     zeroed: int = 0
+    bad: list[int] = field(default_factory=list)
+    bad_rows: int = 0
     means: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     mean: NDArray[np.float32] | None = None
     crc: int = 0
@@ -64,11 +74,11 @@ class _Sums:
         self.rows += len(values)
         if counts is not None:
             self.weighted += (values * counts[:, None]).sum(axis=0)
-            self.uses += float(counts.sum())
+            self.uses += float(counts.sum(dtype=np.float64))
 
     def mean(self) -> NDArray[np.float32]:
         sums, weight = (self.weighted, self.uses) if self.uses > 0 else (self.plain, self.rows)
-        return np.asarray(sums / max(weight, np.finfo(np.float64).tiny), np.float32)
+        return np.asarray(sums / (weight or 1), np.float32)
 
 
 def survey_table(
@@ -86,28 +96,28 @@ def survey_table(
     """
     tensor = rows.tensor
     stored = table.stored_tiers
-    found = Survey([0.0] * len(stored))
+    found = Survey([0.0] * len(stored), [np.zeros(BINS, np.int64) for _ in stored])
     constant = [i for i, tier in enumerate(stored) if tier.encoding.name == "constant"]
     sums = {index: _Sums() for index in constant}
     if table.default == "mean":
         sums[WHOLE] = _Sums()
-    bad: list[int] = []
     for start in range(0, tensor.rows, rows.block_rows):
         stop = min(tensor.rows, start + rows.block_rows)
         raw = np.ascontiguousarray(rows.source.read(tensor.name, start, stop))
         found.crc = crc32c(raw, found.crc)
         block = as_float32(raw, tensor.dtype)
         if table.action != "drop":
-            block = _finite(block, start, rows, found, bad)
+            block = _finite(block, start, rows, found)
             tiers = rows.tiers(start, stop)
-            _measure(block, tiers, stored, found)
+            _measure(block, tiers, found)
             for index, one in sums.items():
                 chosen = slice(None) if index == WHOLE or len(stored) == 1 else tiers == index
                 one.add(block, None if counts is None else counts[start:stop], chosen)
         advance(raw.nbytes)
-    _refuse_nonfinite(table.name, bad)
+    _refuse_nonfinite(table.name, found)
     if table.action != "drop":
         _refuse_overflow(table, found)
+        found.vanished = _vanished(table, found)
     means = {index: np.broadcast_to(one.mean(), table.dim) for index, one in sums.items()}
     found.mean = means.pop(WHOLE, None)
     found.means = means
@@ -115,7 +125,7 @@ def survey_table(
 
 
 def _finite(
-    block: NDArray[np.float32], start: int, rows: TableRows, found: Survey, bad: list[int]
+    block: NDArray[np.float32], start: int, rows: TableRows, found: Survey
 ) -> NDArray[np.float32]:
     """The block with values that are not finite set to zero, and counted or noted."""
     finite = np.isfinite(block)
@@ -124,28 +134,26 @@ def _finite(
     if rows.zero_nonfinite:
         found.zeroed += int(np.count_nonzero(~finite))
     else:
-        bad.extend((start + np.flatnonzero(~finite.all(axis=1))).tolist())
+        bad = np.flatnonzero(~finite.all(axis=1))
+        found.bad_rows += len(bad)
+        found.bad += (start + bad[: SHOWN_ROWS - len(found.bad)]).tolist()
     return np.where(finite, block, np.float32(0))
 
 
-def _measure(
-    block: NDArray[np.float32],
-    tiers: NDArray[np.uint8],
-    stored: tuple[TierPlan, ...],
-    found: Survey,
-) -> None:
+def _measure(block: NDArray[np.float32], tiers: NDArray[np.uint8], found: Survey) -> None:
     largest = np.abs(block).max(axis=1)
-    for index, tier in enumerate(stored):
-        of_tier = largest if len(stored) == 1 else largest[tiers == index]
+    for index in range(len(found.largest)):
+        of_tier = largest if len(found.largest) == 1 else largest[tiers == index]
         found.largest[index] = max(found.largest[index], float(of_tier.max(initial=0.0)))
-        faint = (of_tier > 0) & (of_tier <= encode.vanish(tier.encoding))
-        found.vanished += int(np.count_nonzero(faint))
+        exponents = np.frexp(of_tier[of_tier > 0])[1]
+        found.magnitudes[index] += np.bincount(exponents + LOWEST, minlength=BINS)
 
 
-def _refuse_nonfinite(name: str, bad: list[int]) -> None:
-    if bad:
-        more = f" and {len(bad) - SHOWN_ROWS:,} more" if len(bad) > SHOWN_ROWS else ""
-        shown = ", ".join(map(str, bad[:SHOWN_ROWS]))
+def _refuse_nonfinite(name: str, found: Survey) -> None:
+    if found.bad:
+        others = found.bad_rows - len(found.bad)
+        more = f" and {others:,} more" if others else ""
+        shown = ", ".join(map(str, found.bad))
         raise NonFiniteError(
             f"NaN or infinity in rows {shown}{more}",
             where=f"table {name!r}",
@@ -163,6 +171,19 @@ def _refuse_overflow(table: TablePlan, found: Survey) -> None:
                 expected=f"below {limit:g}",
                 remedy="store this table as f32 or int8",
             )
+
+
+def _vanished(table: TablePlan, found: Survey) -> int:
+    """Rows whose magnitude is wholly below what their tier's encoding can tell from zero."""
+    rows = 0
+    for tier, largest, histogram in zip(
+        table.stored_tiers, found.largest, found.magnitudes, strict=True
+    ):
+        limit = encode.vanish(encode.fitted(tier.encoding, largest))
+        # a bin holds values below 2 ** exponent
+        below = int(np.frexp(limit)[1]) - 1 + LOWEST if limit else -1
+        rows += int(histogram[: below + 1].sum())
+    return rows
 
 
 def survey_dense(source: TensorSource, tensor: Tensor, advance: Advance) -> int:

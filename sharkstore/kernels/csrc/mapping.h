@@ -65,7 +65,8 @@ class Mapping {
   // was; the file must have `file_bytes`.
   void place(const std::string& path, std::size_t offset, std::size_t bytes,
              std::size_t file_bytes) {
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // without O_NONBLOCK a pipe in place of the file would wait for a writer
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) throw std::system_error(errno, std::generic_category(), path);
     struct stat status {};
     const bool known = fstat(fd, &status) == 0;

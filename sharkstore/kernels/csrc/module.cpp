@@ -21,21 +21,22 @@ using Bytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>;
   throw nb::python_error();
 }
 
-Bytes map_chunks(const std::vector<std::string>& paths, std::size_t chunk_bytes,
+// Paths are bytes: file names need not be UTF-8.
+Bytes map_chunks(const std::vector<nb::bytes>& paths, std::size_t chunk_bytes,
                  std::size_t file_bytes) {
   auto mapping = std::make_unique<sharkstore::Mapping>();
-  const std::string* current = nullptr;
+  std::string current;
   try {
     if (!mapping->fits_alone(paths.size(), chunk_bytes))
       mapping->reserve(paths.size() * chunk_bytes);
     for (std::size_t i = 0; i < paths.size(); ++i) {
-      current = &paths[i];
-      mapping->place(paths[i], i * chunk_bytes, chunk_bytes, file_bytes);
+      current.assign(paths[i].c_str(), paths[i].size());
+      mapping->place(current, i * chunk_bytes, chunk_bytes, file_bytes);
     }
   } catch (const std::system_error& error) {
-    raise_os_error(error, current ? *current : std::string());
+    raise_os_error(error, current);
   } catch (const sharkstore::WrongSize& wrong) {
-    PyErr_SetObject(PyExc_ValueError, nb::make_tuple(wrong.path, wrong.bytes).ptr());
+    PyErr_SetObject(PyExc_ValueError, nb::make_tuple(nb::bytes(wrong.path.data(), wrong.path.size()), wrong.bytes).ptr());
     throw nb::python_error();
   }
   const std::uint8_t* data = mapping->data();

@@ -1,0 +1,267 @@
+"""`sharkstore convert`: what it prints and where, progress, and being interrupted."""
+
+import csv
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import termios
+import time
+
+import pytest
+import torch
+from checkpoints import ITEM, USER, as_stored, contents, model, names, read_back, with_header
+from strategies import assert_same_bits
+
+from sharkstore.convert import convert_checkpoint
+
+MIXED = "f32=1%,f16=9%,int8=rest"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "model.shark"
+
+
+def test_the_command_makes_the_store_that_the_function_makes(spawn, checkpoint, store, tmp_path):
+    done = spawn("convert", checkpoint, store, "--tiers", MIXED)
+    assert done.code == 0
+    convert_checkpoint(checkpoint, tmp_path / "same.shark", tiers=MIXED)
+    assert contents(store) == contents(tmp_path / "same.shark")
+
+
+def test_results_go_to_stdout_and_messages_to_stderr(shark, checkpoint, store):
+    done = shark("convert", checkpoint, store, "--tiers", MIXED)
+    assert done.code == 0
+    header, *lines = done.out.splitlines()
+    assert header.split()[:2] == ["table", "tiers"]
+    assert [line.split()[0] for line in lines] == [USER, ITEM]
+    assert "f32 10, f16 90, int8 900" in lines[0]
+    assert "no priorities" in done.err
+    assert "mlp.weight, mlp.bias" in done.err
+    assert f"{store}: 40 KB of tables" in done.err
+
+
+def test_quiet_says_nothing_beside_the_result(shark, checkpoint, store):
+    done = shark("convert", checkpoint, store, "-q")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("table")
+
+
+def test_json_is_the_whole_result(shark, checkpoint, store):
+    done = shark("convert", checkpoint, store, "--json", "-q")
+    found = json.loads(done.out)
+    assert found["store"] == str(store)
+    assert found["digest"].encode() in (store / "zarr.json").read_bytes()
+    assert found["ratio"] == found["nbytes"] / found["source_nbytes"]
+    assert [(t["name"], t["action"], t["rows"]) for t in found["tables"]] == [
+        (USER, "store", 1000),
+        (ITEM, "store", 500),
+    ]
+    assert found["dense"] == ["mlp.weight", "mlp.bias"]
+
+
+def test_json_has_the_bytes_of_all_chunk_files(shark, checkpoint, store):
+    found = json.loads(shark("convert", checkpoint, store, "--json").out)
+    chunks = [raw for name, raw in contents(store).items() if not name.endswith("zarr.json")]
+    assert found["data_bytes"] == sum(map(len, chunks))
+
+
+def test_csv_can_be_read_again(shark, checkpoint, store):
+    done = shark("convert", checkpoint, store, "--format", "csv")
+    header, *rows = csv.reader(io.StringIO(done.out))
+    assert header[0] == "table"
+    assert [row[0] for row in rows] == [USER, ITEM]
+
+
+def test_markdown_is_a_table(shark, checkpoint, store):
+    lines = shark("convert", checkpoint, store, "--format", "markdown").out.splitlines()
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert set(lines[1]) <= set("|-: ")
+
+
+def test_verbose_names_every_tensor(shark, tmp_path, store):
+    state = {f"w{index}": torch.ones(3) for index in range(9)}
+    torch.save({"emb": torch.ones(9, 1), **state}, tmp_path / "m.pt")
+    short = shark("convert", tmp_path / "m.pt", store)
+    assert "w8" not in short.err
+    assert "-v" in short.err
+    assert "w8" in shark("convert", tmp_path / "m.pt", store, "-v", "--overwrite").err
+
+
+def test_entries_that_cant_be_stored_are_named(shark, tmp_path, store):
+    torch.save({"emb": torch.ones(9, 1), "epoch": 3}, tmp_path / "m.pt")
+    done = shark("convert", tmp_path / "m.pt", store)
+    assert done.code == 0
+    assert "left out: epoch: a int, no tensor" in done.err
+
+
+def test_stats_decide_tiers_and_fields(shark, checkpoint, store, stats):
+    done = shark("convert", checkpoint, store, "--stats", stats, "--tiers", MIXED, "--keep", 1)
+    assert done.code == 0
+    assert "(pruned)" in done.out.splitlines()[2]
+    rows, values = read_back(store, USER), model()[USER]
+    assert_same_bits(rows[990:], values[990:])
+    assert_same_bits(rows[:900], as_stored(values[:900], "int8"))
+
+
+def test_several_fields_are_pruned_and_dropped(shark, checkpoint, store, stats):
+    done = shark(
+        *("convert", checkpoint, store, "--stats", stats, "--drop"),
+        *("--prune", "user", "--prune", "friend"),
+    )
+    assert done.code == 0
+    assert "dropped" in done.out.splitlines()[1]
+
+
+def test_tables_are_taken_by_glob(shark, checkpoint, store):
+    done = shark("convert", checkpoint, store, "--tables", "mlp.w*", "--tables", "*user*", "--json")
+    tables = json.loads(done.out)["tables"]
+    assert [(t["name"], t["why"]) for t in tables] == [
+        (USER, "matches '*user*'"),
+        ("mlp.weight", "matches 'mlp.w*'"),
+    ]
+
+
+@pytest.mark.parametrize("extra", [[], ["--plan-out", "mine.json"]])
+def test_a_dry_run_writes_the_plan_and_nothing_else(
+    shark, checkpoint, store, tmp_path, monkeypatch, extra
+):
+    monkeypatch.chdir(tmp_path)
+    done = shark("convert", checkpoint, store, "--dry-run", "--json", *extra)
+    assert done.code == 0
+    plan = extra[1] if extra else "model.shark.plan.json"
+    assert names(tmp_path) == sorted(["model.safetensors", plan])
+    found = json.loads(done.out)
+    assert found["store"] is None
+    assert found["digest"] is None
+    assert os.path.basename(found["plan"]) == plan
+
+
+def test_a_dry_run_tells_the_sizes_of_the_real_one(shark, checkpoint, store):
+    options = ("convert", checkpoint, store, "--tiers", MIXED, "--json")
+    dry = json.loads(shark(*options, "--dry-run").out)
+    done = json.loads(shark(*options).out)
+    sizes = ("nbytes", "source_nbytes", "ratio", "data_bytes", "tables")
+    assert {key: dry[key] for key in sizes} == {key: done[key] for key in sizes}
+
+
+def test_a_plan_is_replayed(shark, checkpoint, store, tmp_path):
+    other = tmp_path / "other.shark"
+    shark("convert", checkpoint, store, "--tiers", MIXED, "--plan-out", tmp_path / "plan.json")
+    assert shark("convert", checkpoint, other, "--plan", tmp_path / "plan.json").code == 0
+    assert contents(other) == contents(store)
+
+
+def test_a_store_is_replaced_when_asked(shark, checkpoint, store):
+    shark("convert", checkpoint, store)
+    assert shark("convert", checkpoint, store, "--tiers", "f32", "--overwrite").code == 0
+    assert_same_bits(read_back(store, USER), model()[USER])
+
+
+def test_values_that_are_not_finite_become_zero_when_asked(shark, tmp_path, store):
+    values = torch.ones(9, 1)
+    values[3] = torch.nan
+    torch.save({"emb": values}, tmp_path / "m.pt")
+    done = shark("convert", tmp_path / "m.pt", store, "--nonfinite", "zero")
+    assert done.code == 0
+    assert "emb: 1 NaN or infinite values became 0" in done.err
+    assert read_back(store, "emb")[3] == 0
+
+
+def test_help_has_examples(shark):
+    for flag in ("--help", "-h"):
+        done = shark("convert", flag)
+        assert done.code == 0
+        assert "Examples:\n    sharkstore convert model.safetensors model.shark" in done.out
+
+
+def test_the_command_alone_shows_its_help(shark):
+    done = shark("--help")
+    assert done.code == 0
+    assert all(word in done.out for word in ("convert", "inspect", "verify", "lookup"))
+
+
+def test_the_version_is_the_packages(spawn):
+    from sharkstore import __version__
+
+    assert spawn("--version").out == f"sharkstore, version {__version__}\n"
+
+
+# --- progress --------------------------------------------------------------------------------
+
+
+def on_terminal(executable, *arguments):
+    """Exit code, and what the command writes to stderr when that is a terminal."""
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))
+    with subprocess.Popen(
+        [executable, *arguments], stdout=subprocess.DEVNULL, stderr=end
+    ) as process:
+        os.close(end)
+        shown = b""
+        while True:
+            try:
+                part = os.read(terminal, 65536)
+            except OSError:  # the other end was closed
+                break
+            if not part:
+                break
+            shown += part
+    os.close(terminal)
+    return process.returncode, shown.decode()
+
+
+def test_no_progress_goes_into_a_pipe(spawn, checkpoint, store):
+    done = spawn("convert", checkpoint, store)
+    assert done.code == 0
+    assert "\r" not in done.err
+    assert "%|" not in done.err
+
+
+def test_a_terminal_shows_a_bar_for_each_stage(executable, checkpoint, store, stats):
+    code, shown = on_terminal(
+        executable, "convert", checkpoint, store, "--stats", stats, "--tiers", MIXED
+    )
+    assert code == 0
+    for stage in ("rank", "read", "write"):
+        assert f"\r{stage}: " in shown
+
+
+def test_quiet_shows_no_bar_on_a_terminal(executable, checkpoint, store):
+    assert on_terminal(executable, "convert", checkpoint, store, "-q") == (0, "")
+
+
+# --- interrupted -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def huge(tmp_path):
+    """A checkpoint of half a gigabyte of zeros that takes no room on the disk."""
+    rows, dim = 2_000_000, 64
+    size = rows * dim * 4
+    entry = {"dtype": "F32", "shape": [rows, dim], "data_offsets": [0, size]}
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes(with_header({"emb": entry}, b""))
+    os.truncate(path, path.stat().st_size + size)
+    return path
+
+
+@pytest.mark.parametrize(
+    "seen", [".m.shark.partial", ".m.shark.partial/tables/emb/0/c/0/0"], ids=["read", "write"]
+)
+def test_an_interrupt_leaves_nothing(executable, huge, tmp_path, seen):
+    command = [executable, "convert", huge, tmp_path / "m.shark"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / seen).exists():
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 1
+    assert out == b""
+    assert err.decode().strip() == "interrupted: nothing was left behind"
+    assert names(tmp_path) == ["huge.safetensors"]

@@ -1,0 +1,80 @@
+"""What a path is taken for."""
+
+import json
+
+import pytest
+import torch
+from checkpoints import save
+from strategies import random_rows
+
+from sharkstore.errors import CheckpointError, CheckpointNotFoundError
+from sharkstore.readers.open import open_checkpoint
+
+
+def save_index(folder, *shards):
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {f"w{i}": s for i, s in enumerate(shards)}}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+def test_torch_files_are_known_by_their_ending(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    torch.save({"w": torch.zeros(2, 2)}, path)
+    assert list(open_checkpoint(path).tensors) == ["w"]
+
+
+def test_a_safetensors_file_is_known_by_its_ending(tmp_path):
+    path = save(tmp_path / "model.safetensors", {"w": random_rows(2, 2)})
+    assert open_checkpoint(str(path)).name == "model.safetensors"
+
+
+def test_an_index_is_known_by_its_ending(tmp_path):
+    save(tmp_path / "a.safetensors", {"w0": random_rows(2, 2)})
+    found = open_checkpoint(save_index(tmp_path, "a.safetensors"))
+    assert found.name == "model.safetensors.index.json"
+
+
+def test_a_folder_with_one_safetensors_file_is_that_file(tmp_path):
+    save(tmp_path / "model.safetensors", {"w": random_rows(2, 2)})
+    (tmp_path / "config.json").write_text("{}")
+    assert open_checkpoint(tmp_path).name == "model.safetensors"
+
+
+def test_a_folder_with_an_index_is_the_sharded_checkpoint(tmp_path):
+    save(tmp_path / "a.safetensors", {"w0": random_rows(2, 2)})
+    save(tmp_path / "b.safetensors", {"w1": random_rows(2, 2)})
+    save_index(tmp_path, "a.safetensors", "b.safetensors")
+    assert list(open_checkpoint(tmp_path).tensors) == ["w0", "w1"]
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_opened(tmp_path):
+    folder = tmp_path / "run[1]*"
+    folder.mkdir()
+    save(folder / "model.safetensors", {"w": random_rows(2, 2)})
+    assert open_checkpoint(folder).name == "model.safetensors"
+
+
+def test_a_folder_with_several_safetensors_files_asks_for_one(tmp_path):
+    save(tmp_path / "a.safetensors", {"w": random_rows(2, 2)})
+    save(tmp_path / "b.safetensors", {"w": random_rows(2, 2)})
+    with pytest.raises(CheckpointError, match=r"a\.safetensors, b\.safetensors\): name one"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_folder_without_safetensors_files_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="no safetensors file in this folder"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_missing_path_is_not_found(tmp_path):
+    with pytest.raises(CheckpointNotFoundError, match="gone: no such checkpoint"):
+        open_checkpoint(tmp_path / "gone")
+
+
+def test_an_unknown_ending_names_the_known_ones(tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"expected \.safetensors.*\.pt"):
+        open_checkpoint(path)

@@ -1,0 +1,149 @@
+"""Builders and strategies that tests share, and a decoder in plain Python."""
+
+import json
+import math
+import struct
+
+import numpy as np
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from sharkstore.convert import convert_checkpoint
+from sharkstore.encodings import SPELLED, Encoding, planes_for
+from sharkstore.format.layout import array_spec
+from sharkstore.format.metadata import TableMetadata, TierMetadata
+from sharkstore.kernels import TableView, Tier, build_rowmap, decode_rows, encode_rows
+from sharkstore.load.table import Table
+from sharkstore.quant.encode import fitted
+
+F32, F16, INT8 = Encoding("f32"), Encoding("f16"), Encoding("int8")
+CONSTANT = Encoding("constant")
+PACKED = [one for one in SPELLED if one.packed]
+SYMMETRIC = [one for one in PACKED if one.mode == "symmetric"]
+AFFINE = [one for one in PACKED if one.mode == "affine"]
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def random_rows(rows, dim, seed=0, scale=1.0):
+    """Normally distributed rows."""
+    drawn = np.random.default_rng(seed).normal(size=(rows, dim)) * scale
+    return drawn.astype(np.float32)
+
+
+def exact_rows(rows, dim, seed=0):
+    """Rows that f32, f16 and int8 all hold exactly: integers, 127 the largest of each row."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-127, 128, (rows, dim)).astype(np.float32)
+    values[np.arange(rows), rng.integers(dim, size=rows)] = 127
+    return values
+
+
+def assert_same_bits(got, expected):
+    """Same shape, and equal bit for bit: -0 is not +0."""
+    assert got.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+
+
+def decode_slowly(encoding, stored, dim):
+    """One row from its bytes, value by value: a list of floats that float32 holds exactly."""
+    if encoding.name == "f16":
+        return list(struct.unpack(f"<{dim}e", stored))
+    if not encoding.packed:
+        return list(struct.unpack(f"<{dim}f", stored))
+    kind = {"float16": "e", "float32": "f"}[encoding.scale_dtype]
+    if encoding.mode == "symmetric":
+        scale, *codes = struct.unpack(f"<{kind}{dim}b", stored)
+        step = round_to_float32(scale * 2.0**-encoding.scale_exponent)
+        return [round_to_float32(code * step) for code in codes]
+    scale, bias, *codes = struct.unpack(f"<{kind}{kind}{dim}B", stored)
+    return [round_to_float32(round_to_float32(code * scale) + bias) for code in codes]
+
+
+def round_to_float32(value):
+    """The nearest float32: a double holds products of two float32 exactly, and sums well enough."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+# --- tables and stores -----------------------------------------------------------------------
+
+SAMPLE = {
+    "emb.user.weight": exact_rows(200, 7, seed=1),
+    "emb.item.weight": exact_rows(130, 16, seed=2),
+    "emb.tiny.weight": exact_rows(1, 2, seed=3),
+    "mlp.weight": random_rows(3, 5, seed=4),
+    "mlp.bias": random_rows(1, 3, seed=5)[0],
+}
+SAMPLE_TIERS = "f32=10%,f16=20%,int8=rest"
+
+
+def memory_table(values, encodings=(F32,), tiers=None, *, default=None, bounds="raise"):
+    """A table that lies in memory, and its rows as they come back from their tiers.
+
+    Args:
+        tiers: each row's tier (rows,); all 0 when left out.
+    """
+    rows, dim = values.shape
+    tiers = np.zeros(rows, np.uint8) if tiers is None else np.asarray(tiers, np.uint8)
+    decoded = np.empty_like(values)
+    held, described = [], []
+    for index, plain in enumerate(encodings):
+        chosen = tiers == index
+        encoding = fitted(plain, float(np.abs(values[chosen]).max(initial=0)))
+        stored = encode_rows(encoding, values)[chosen]
+        if encoding.name == "constant":
+            stored = encode_rows(encoding, np.full((1, dim), 0.1, np.float32))
+        decoded[chosen] = decode_rows(encoding, stored, dim)
+        count = int(chosen.sum())
+        held.append(Tier(encoding, count, stored))
+        shape = encoding.array_shape(count, dim)
+        array = array_spec(f"tables/emb/{index}", shape, encoding.array_dtype)
+        described.append(TierMetadata(encoding, count, array))
+    rowmap = build_rowmap(tiers, planes_for(len(held))) if len(held) > 1 else None
+    row = np.zeros(dim, np.float32) if default is None else default
+    view = TableView(rows, dim, held, rowmap, row)
+    metadata = TableMetadata("emb", "tables/emb", rows, dim, "float32", tuple(described), None)
+    return Table(metadata, view, bounds), decoded
+
+
+def make_store(folder, tensors, stats=None, **options):
+    """Write tensors to a checkpoint in `folder` and convert it; the store's path.
+
+    Args:
+        stats: arrays by key of the stats file.
+    """
+    checkpoint = folder / "model.safetensors"
+    save_file(tensors, checkpoint)
+    if stats is not None:
+        options["stats"] = folder / "stats.safetensors"
+        save_file(stats, options["stats"])
+    path = folder / "model.shark"
+    convert_checkpoint(checkpoint, path, **options)
+    return path
+
+
+def edit_document(path, change):
+    """Rewrite a store's root document: `change` is given the parsed one and alters it."""
+    root = path / "zarr.json"
+    document = json.loads(root.read_bytes())
+    change(document)
+    root.write_text(json.dumps(document))
+
+
+# --- strategies ------------------------------------------------------------------------------
+
+
+@st.composite
+def tiered_tables(draw, max_rows=60, max_dim=20, bounds="raise"):
+    """A table in memory over 1 to 8 tiers of any encodings, and its rows as they come back."""
+    rows = draw(st.integers(1, max_rows))
+    dim = draw(st.integers(1, max_dim))
+    encodings = draw(st.lists(st.sampled_from(SPELLED), min_size=1, max_size=8))
+    seed = draw(st.integers(0, 2**32 - 1))
+    tiers = np.random.default_rng(seed).integers(len(encodings), size=rows)
+    scale = draw(st.sampled_from([1e-5, 1.0, 100.0]))
+    return memory_table(random_rows(rows, dim, seed, scale), encodings, tiers, bounds=bounds)

@@ -1,0 +1,93 @@
+"""Rows out of a checkpoint: by tier and slot, whatever the blocks."""
+
+import numpy as np
+import pytest
+from checkpoints import bfloat16, save
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import random_rows
+
+from sharkstore.encodings import planes_for
+from sharkstore.kernels import build_rowmap
+from sharkstore.readers.safetensors import SafetensorsFile
+from sharkstore.write import rows as module
+from sharkstore.write.rows import TableRows
+
+VALUES = random_rows(1000, 3)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "m.safetensors"
+    bad = random_rows(4, 2)
+    bad[1, 0], bad[2, 1], bad[3, 0] = np.nan, np.inf, -np.inf
+    wide = VALUES.astype(np.float64) * 1.0000000001
+    tensors = {"f32": VALUES, "f64": wide, "f16": VALUES.astype(np.float16), "bad": bad}
+    return SafetensorsFile(str(save(path, {**tensors, "bf16": bfloat16(VALUES)})))
+
+
+def table(source, name, tiers=None, count=1, *, zero=False):
+    rowmap = None if tiers is None else build_rowmap(tiers, planes_for(count))
+    return TableRows(source, source.tensors[name], rowmap, zero)
+
+
+def taken(rows, tier, first, last):
+    return np.concatenate([np.empty((0, 3), np.float32), *rows.of_tier(tier, first, last)])
+
+
+@st.composite
+def slots(draw):
+    """A random split of the rows into tiers, one of the tiers, and a range of its slots."""
+    count = draw(st.integers(2, 8))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    shares = rng.dirichlet(np.full(count, draw(st.sampled_from([0.05, 1.0]))))
+    tiers = rng.choice(count, len(VALUES), p=shares).astype(np.uint8)
+    if draw(st.booleans()):
+        tiers.sort()
+    tier = draw(st.integers(0, count - 1))
+    ends = st.integers(0, int(np.count_nonzero(tiers == tier)))
+    first, last = sorted([draw(ends), draw(ends)])
+    return tiers, count, tier, first, last
+
+
+@given(case=slots(), block_bytes=st.sampled_from([1, 2000, 1 << 22]))
+def test_a_range_of_slots_is_that_of_the_rows_picked_out(source, case, block_bytes):
+    tiers, count, tier, first, last = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_BYTES", block_bytes)
+        got = taken(table(source, "f32", tiers, count), tier, first, last)
+    np.testing.assert_array_equal(got, VALUES[tiers == tier][first:last])
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 1000), (0, 0), (1, 999), (64, 128), (700, 701)])
+def test_slots_of_one_tier_are_rows(source, monkeypatch, first, last):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 1)
+    np.testing.assert_array_equal(taken(table(source, "f32"), 0, first, last), VALUES[first:last])
+
+
+@pytest.mark.parametrize("name", ["f64", "f16", "bf16"])
+def test_every_float_dtype_comes_as_float32(source, name):
+    expected = {
+        "f64": source.read("f64", 0, 1000).astype(np.float32),
+        "f16": VALUES.astype(np.float16).astype(np.float32),
+        "bf16": (VALUES.view(np.uint32) & 0xFFFF0000).view(np.float32),
+    }[name]
+    got = taken(table(source, name), 0, 0, 1000)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_blocks_are_whole_blocks_of_the_row_map_of_about_4_mib(source):
+    assert table(source, "f32").block_rows == (4 << 20) // 12 // 64 * 64
+
+
+def test_values_that_are_not_finite_become_zero_when_asked(source):
+    (rows,) = table(source, "bad", zero=True).of_tier(0, 0, 4)
+    expected = random_rows(4, 2)
+    expected[1, 0] = expected[2, 1] = expected[3, 0] = 0
+    np.testing.assert_array_equal(rows, expected)
+
+
+def test_values_that_are_not_finite_stay_when_not_asked(source):
+    (rows,) = table(source, "bad").of_tier(0, 0, 4)
+    assert np.count_nonzero(~np.isfinite(rows)) == 3
