@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sharkstore import __version__
-from sharkstore.errors import CheckpointError, CheckpointNotFoundError, PlanError, StatsError
+from sharkstore.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    DestinationError,
+    PlanError,
+    StatsError,
+)
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.build import Policy, build_plan, check_plan
 from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, parse_plan
@@ -76,7 +82,7 @@ def convert_checkpoint(
             `stats`.
         dry_run: write nothing.
         overwrite: replace the store that is there, in one step.
-        progress: called with a stage (`read`, `write`), bytes just done, bytes in all.
+        progress: called with a stage (`rank`, `read`, `write`), bytes just done, bytes in all.
 
     Returns:
         The plan, and the metadata of the store.
@@ -85,6 +91,8 @@ def convert_checkpoint(
         CheckpointNotFoundError, CheckpointError, StatsError, PlanError, NonFiniteError,
         DestinationError, WriteError: nothing is left at the destination.
     """
+    for name in (checkpoint, stats, plan):
+        _refuse_inside(name, store)
     source = open_checkpoint(checkpoint)
     measured = _stats(stats)
     if plan is None:
@@ -113,6 +121,15 @@ def convert_checkpoint(
     )
     found = notes + _found(surveys)
     return Conversion(planned, metadata, data_bytes(metadata), found, written=True)
+
+
+def _refuse_inside(path: Path | None, store: Path) -> None:
+    """An input below the destination would be replaced with it."""
+    if path is None:
+        return
+    inner, outer = os.path.realpath(os.fsdecode(path)), os.path.realpath(os.fsdecode(store))
+    if os.path.commonpath([inner, outer]) == outer:
+        raise DestinationError("the destination holds an input", where=os.fsdecode(path))
 
 
 def _stats(path: Path | None) -> Stats:
@@ -184,9 +201,9 @@ def _found(surveys: Surveys) -> tuple[str, ...]:
     for name, survey in surveys.tables.items():
         if survey.zeroed:
             notes.append(f"{name}: {survey.zeroed:,} NaN or infinite values became 0")
-        if survey.vanished:
-            lost = f"{survey.vanished:,} rows, at least, are too small for their encoding"
-            notes.append(f"{name}: {lost} and became 0 or flat")
+        if survey.faint:
+            lost = f"{survey.faint:,} rows, at least, are too small for their encoding"
+            notes.append(f"{name}: {lost}: they lose precision, or become 0")
     return tuple(notes)
 
 

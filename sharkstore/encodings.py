@@ -20,7 +20,7 @@ SCALE_DTYPES: dict[str, np.dtype[Any]] = {
 }
 ROWS_PER_BLOCK = 64
 # bytes of a row-map block of 64 rows, by its number of bit planes
-BLOCK_BYTES = {1: 16, 2: 32, 3: 64}
+ROWMAP_BLOCK_BYTES = {1: 16, 2: 32, 3: 64}
 NAMES = ("f32", "f16", "int8", "constant")
 
 
@@ -71,11 +71,6 @@ class Encoding:
         if self.name == "constant":
             return (1, dim)
         return (rows, self.row_bytes(dim) if self.packed else dim)
-
-    def array_bytes(self, rows: int, dim: int) -> int:
-        """Bytes of the rows of a tier, without chunk padding and trailers."""
-        stored, _ = self.array_shape(rows, dim)
-        return stored * self.row_bytes(dim)
 
     def __str__(self) -> str:
         parts = [self.name]

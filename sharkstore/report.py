@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 import sharkstore.kernels as kernels
+from sharkstore.checksum import crc32c
 from sharkstore.encodings import ROWS_PER_BLOCK, planes_for
-from sharkstore.errors import CorruptStoreError
+from sharkstore.errors import CorruptStoreError, FormatError
 from sharkstore.format.digest import store_digest
 from sharkstore.format.layout import (
     ROOT_DOCUMENT,
@@ -22,8 +22,10 @@ from sharkstore.format.layout import (
 )
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.format.validate import parse
+from sharkstore.format.version import FORMAT
+from sharkstore.load.files import open_folder, open_regular
 from sharkstore.load.mapping import map_array
-from sharkstore.load.store import read_document, read_metadata
+from sharkstore.load.store import read_document
 
 # told of a stage, the bytes just done, and the bytes of the whole stage
 Progress = Callable[[str, int, int], None]
@@ -40,7 +42,8 @@ def describe(path: str) -> dict[str, Any]:
     Raises:
         StoreNotFoundError, FormatError, VersionError: as `sharkstore.open`.
     """
-    metadata = read_metadata(path)
+    with open_folder(path) as folder:
+        metadata = parse(read_document(folder, path)[1], path)
     return {
         "path": path,
         "format": metadata.format,
@@ -128,51 +131,67 @@ def verify(
     Raises:
         StoreNotFoundError, FormatError, VersionError: as `sharkstore.open`.
     """
-    raw, document = read_document(path)
-    metadata = parse(document, path)
-    assert isinstance(document, dict)
-    found = list(_check_documents(path, document))
-    damaged, trailers = [], []
-    total = sum(array.chunks * array.file_bytes for array in metadata.arrays)
-    for array in metadata.arrays:
-        for index in range(array.chunks):
-            trailer, finding = _check_chunk(path, array, index, quick=quick)
-            trailers.append(trailer)
-            damaged += [finding] if finding else []
-            if progress is not None and not quick:
-                progress("verify", array.file_bytes, total)
-    found += damaged
-    if not damaged:
-        digest = store_digest(raw, trailers, metadata.digest)
-        if digest != metadata.digest:
-            message = f"is {digest}, the root document says {metadata.digest}"
-            found.append(Finding("digest", message))
-    if not quick and not damaged:
-        for table in metadata.tables:
-            found += _check_rowmap(path, table)
+    with open_folder(path) as folder:
+        raw, document = read_document(folder, path)
+        metadata = parse(document, path)
+        assert isinstance(document, dict)
+        found = list(_check_documents(folder, path, document))
+        damaged, trailers = _check_chunks(folder, metadata, progress, quick=quick)
+        found += damaged
+        if not damaged:
+            found += _check_digest(raw, metadata, trailers)
+        if not quick and not damaged:
+            for table in metadata.tables:
+                found += _check_rowmap(folder, table)
     return metadata, found
 
 
-def _check_documents(path: str, document: dict[str, Any]) -> Iterator[Finding]:
+def _check_documents(folder: int, path: str, document: dict[str, Any]) -> Iterator[Finding]:
     """Each group's and array's own document must be the one that the root has of it."""
     for node, expected in document["consolidated_metadata"]["metadata"].items():
         where = f"{node}/{ROOT_DOCUMENT}"
         try:
-            _, own = read_document(os.path.join(path, node))
-        except (OSError, ValueError) as error:
+            _, own = read_document(folder, path, where)
+        except FormatError as error:
             yield Finding(where, f"can't be read: {error}")
             continue
         if own != expected:
             yield Finding(where, "differs from the root's consolidated metadata")
 
 
+def _check_chunks(
+    folder: int, metadata: StoreMetadata, progress: Progress | None, *, quick: bool
+) -> tuple[list[Finding], list[bytes]]:
+    """What is wrong with chunk files, and their trailers."""
+    damaged, trailers = [], []
+    total = sum(array.chunks * array.file_bytes for array in metadata.arrays)
+    for array in metadata.arrays:
+        for index in range(array.chunks):
+            trailer, finding = _check_chunk(folder, array, index, quick=quick)
+            trailers.append(trailer)
+            damaged += [finding] if finding else []
+            if progress is not None and not quick:
+                progress("verify", array.file_bytes, total)
+    return damaged, trailers
+
+
+def _check_digest(
+    raw: bytes, metadata: StoreMetadata, trailers: Sequence[bytes]
+) -> Iterator[Finding]:
+    """A newer minor version may have arrays in its digest that this one doesn't know."""
+    digest = store_digest(raw, trailers, metadata.digest)
+    if digest != metadata.digest and metadata.format == FORMAT:
+        message = f"is {digest}, the root document says {metadata.digest}"
+        yield Finding("digest", message)
+
+
 def _check_chunk(
-    path: str, array: ArraySpec, index: int, *, quick: bool
+    folder: int, array: ArraySpec, index: int, *, quick: bool
 ) -> tuple[bytes, Finding | None]:
     """A chunk's trailer, and what is wrong with the chunk."""
     where = array.chunk_path(index)
     try:
-        with open(os.path.join(path, where), "rb") as file:
+        with open_regular(folder, where) as file:
             size = os.fstat(file.fileno()).st_size
             if size != array.file_bytes:
                 message = f"{size:,} bytes, expected {array.file_bytes:,}"
@@ -187,23 +206,23 @@ def _check_chunk(
     return trailer, None
 
 
-def _crc(file: Any, length: int) -> int:
+def _crc(file: IO[bytes], length: int) -> int:
     crc = 0
     while length:
-        block = file.read(min(READ_BYTES, length))
-        if not block:
-            return -1
-        crc = google_crc32c.extend(crc, block)
+        block = np.frombuffer(file.read(min(READ_BYTES, length)), np.uint8)
+        if not len(block):
+            raise OSError(0, "cut while it was read")
+        crc = crc32c(block, crc)
         length -= len(block)
     return crc
 
 
-def _check_rowmap(path: str, table: TableMetadata) -> Iterator[Finding]:
+def _check_rowmap(folder: int, table: TableMetadata) -> Iterator[Finding]:
     """Counters must count the rows before each block, and end with the tiers' lengths."""
     if table.rowmap is None:
         return
     try:
-        rowmap = map_array(path, table.rowmap)
+        rowmap = map_array(folder, table.rowmap)
     except CorruptStoreError as error:
         yield Finding(table.rowmap.path, str(error))
         return

@@ -128,14 +128,22 @@ def _plan_path(path: str | None, store: str, options: dict[str, Any]) -> str | N
     """Where the plan goes, if anywhere; refused now and not after hours of work."""
     if path is None and options["dry_run"]:
         path = f"{store.rstrip('/')}.plan.json"
-        if os.path.exists(path) and not options["overwrite"]:
-            remedy = "it may have been edited: --overwrite, or --plan-out elsewhere"
-            raise DestinationError("a plan is there", where=path, remedy=remedy)
-    if path is not None:
-        folder = os.path.dirname(os.path.abspath(path))
-        if os.path.isdir(path) or not os.access(folder, os.W_OK):
-            raise WriteError("the plan can't be written there", where=path)
+    if path is None:
+        return None
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise WriteError("the plan can't be written there", where=path)
+    if os.path.lexists(path) and not (options["overwrite"] and _is_plan(path)):
+        remedy = "--overwrite replaces a plan; --plan-out names another place"
+        raise DestinationError("exists; a plan may have been edited", where=path, remedy=remedy)
     return path
+
+
+def _is_plan(path: str) -> bool:
+    try:
+        return "sharkstore_plan" in json.loads(Path(path).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, Any]:

@@ -68,13 +68,15 @@ def _sizes(rows: int, dim: str, nbytes: int) -> list[str]:
 
 
 def _summary(found: dict[str, Any]) -> list[str]:
-    source = found["provenance"].get("source", {})
+    provenance = found["provenance"]
+    source = provenance.get("source")
+    source = source if isinstance(source, dict) else {}
     texts = [
         f"in float32  {size(found['source_nbytes'])} of tables, now {size(found['nbytes'])}",
         f"on disk     {found['disk_bytes']:,} bytes, all files",
         f"parameters  {len(found['dense'])} beside the tables, {size(found['dense_nbytes'])}",
         f"source      {source.get('name', '?')} {source.get('digest', '')}",
-        f"format      {found['format']}, written by {found['provenance'].get('tool', '?')}",
+        f"format      {found['format']}, written by {provenance.get('tool', '?')}",
         f"digest      {found['digest']}",
     ]
     if found["dropped"]:

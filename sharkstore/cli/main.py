@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -29,13 +30,15 @@ for command in (convert, inspect, verify, lookup):
 
 def main() -> None:
     """Run the command line; failures are one message and exit 1."""
+    # a stopped job cleans up as an interrupted one does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: nothing was left behind", err=True)
+        click.echo("interrupted", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

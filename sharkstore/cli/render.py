@@ -42,6 +42,8 @@ class Grid:
         return "\n".join(lines)
 
     def _line(self, row: Sequence[str], widths: Sequence[int], style: str) -> str:
+        if style == "markdown":
+            row = [cell.replace("|", "\\|") for cell in row]
         cells = [
             cell.ljust(width) if index < self.left else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))

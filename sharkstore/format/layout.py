@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sharkstore.encodings import BLOCK_BYTES, ROWS_PER_BLOCK, planes_for
+from sharkstore.encodings import ROWMAP_BLOCK_BYTES, ROWS_PER_BLOCK, planes_for
 
 ROOT_DOCUMENT = "zarr.json"
 TRAILER_BYTES = 4
@@ -21,13 +21,15 @@ MAX_ROWS = 2**32 - 1
 MAX_DIM = 4096
 MAX_TIERS = 8
 MAX_CHUNKS = 1024
+# names of safe characters, none of them all dots or the name of a document
+NODE = r"(?!\.+(?:/|\Z))(?!(?i:zarr\.json)(?:/|\Z))[A-Za-z0-9._%~-]{1,210}"
+NODE_PATH = re.compile(rf"{NODE}(?:/{NODE})*")
 
 KIB = 1024
 MIB = 1024 * KIB
 CHUNK_ALIGNMENT = 64 * KIB
 HUGE_PAGE = 2 * MIB
 LARGEST_UNIT = 512 * MIB
-LARGEST_SINGLE_CHUNK = 256 * MIB
 CHUNK_TARGET = 32 * MIB
 
 
@@ -151,22 +153,17 @@ def padding(total: int, chunk: int) -> int:
 
 def rowmap_shape(rows: int, tiers: int) -> tuple[int, int]:
     """Shape of the row map's uint8 array."""
-    return (-(-rows // ROWS_PER_BLOCK), BLOCK_BYTES[planes_for(tiers)])
-
-
-def table_path(name: str) -> str:
-    """Path of a table's group: the name, percent-encoded where Zarr or a file system chokes."""
-    return f"tables/{node_name(name)}"
+    return (-(-rows // ROWS_PER_BLOCK), ROWMAP_BLOCK_BYTES[planes_for(tiers)])
 
 
 def node_name(name: str) -> str:
     """A Zarr node name that every file system takes; at most 200 bytes, see `unique_nodes`."""
-    encoded = quote(name, safe="", errors="surrogatepass").replace("~", "%7E")
+    encoded = quote(name, safe="").replace("~", "%7E")
     reserved = not encoded.strip(".") or encoded.casefold() == ROOT_DOCUMENT
     if not name:
         return "~"
     if encoded.startswith("__") or reserved:
-        encoded = "".join(f"%{byte:02X}" for byte in name.encode(errors="surrogatepass"))
+        encoded = "".join(f"%{byte:02X}" for byte in name.encode())
     return encoded[:200]
 
 
@@ -187,7 +184,6 @@ def unique_nodes(names: Iterable[str]) -> dict[str, str]:
     return nodes
 
 
-def is_node_name(text: str) -> bool:
-    """Whether a reader may follow this name below the store's root."""
-    allowed = bool(re.fullmatch(r"[A-Za-z0-9._%~-]{1,210}", text))
-    return allowed and bool(text.strip(".")) and text.casefold() != ROOT_DOCUMENT
+def is_node_path(text: str) -> bool:
+    """Whether a reader may follow this path below the store's root."""
+    return NODE_PATH.fullmatch(text) is not None

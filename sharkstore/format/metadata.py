@@ -1,6 +1,6 @@
 """What a store says of itself, as typed values; and the attributes they are written as.
 
-Spec: "Root attributes", "Table attributes".
+Spec: "Root document", "Table attributes", "Dense parameters".
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TableMetadata:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of rows and row map; chunk padding and trailers left out."""
+        """Bytes of rows, row map and default row; chunk padding and trailers left out."""
         return sum(array.data_bytes for array in self.arrays)
 
     @property

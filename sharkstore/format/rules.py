@@ -51,8 +51,8 @@ class Check:
 
     def member(self, owner: Mapping[str, Any], key: str, kind: type, where: str, code: str) -> Any:
         """`owner[key]` if it is of this JSON type; else None, and a problem."""
-        value = owner.get(key)
-        if type(value) is kind:
+        value: Any = owner.get(key)
+        if type(value) is kind and (not isinstance(value, str) or is_text(value)):
             return value
         self.say(code, where, f"{key!r} must be {JSON_TYPES[kind]}, got {value!r:.80}")
         return None
@@ -65,6 +65,15 @@ class Check:
             self.say(f"{key.replace('_', '-')}-range", where, f"{key!r} is {value}, not {wanted}")
             return None
         return value
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON admits lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_shape(shape: object) -> TypeGuard[list[int]]:

@@ -66,6 +66,11 @@ def check(document: object) -> tuple[StoreMetadata | None, list[Problem]]:
         message = "no consolidated metadata with every group and array of the store"
         return None, [Problem("consolidated-missing", "zarr.json", message)]
     state = Check(nodes)
+    for path in nodes:
+        if not layout.is_node_path(path):
+            state.say("node-path", repr(path)[:90], "no path of groups and arrays below the root")
+    if state.problems:
+        return None, state.problems
     digest = state.member(attributes, "digest", str, "zarr.json", "digest")
     if digest is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         state.say("digest", "zarr.json", f"{digest!r:.90} is not 'sha256:' and 64 hex digits")
@@ -123,7 +128,10 @@ def _tables(state: Check) -> tuple[TableMetadata, ...]:
 def _table(state: Check, path: str) -> TableMetadata | None:
     before = len(state.problems)
     ours = _ours(state, path, "table-attributes")
-    if ours is None or not _path_is_safe(state, path, "table-path"):
+    if ours is not None and state.nodes[path].get("node_type") != "group":
+        state.say("node-type", path, "a table must be a group")
+        return None
+    if ours is None:
         return None
     name = state.member(ours, "name", str, path, "table-name")
     rows = state.count(ours, "rows", path, range(layout.MAX_ROWS + 1))
@@ -134,6 +142,8 @@ def _table(state: Check, path: str) -> TableMetadata | None:
     if rows is None or dim is None or entries is None:
         return None
     tiers = _tiers(state, path, entries, rows, dim)
+    if pruned and [tier.encoding.name for tier in tiers] not in ([], ["constant"]):
+        state.say("pruned", path, "a pruned table has one tier, of encoding 'constant'")
     rowmap = _rowmap(state, path, rows, len(entries))
     default = None
     if f"{path}/default" in state.nodes:
@@ -145,19 +155,15 @@ def _table(state: Check, path: str) -> TableMetadata | None:
 
 def _ours(state: Check, path: str, code: str) -> dict[str, Any] | None:
     node = state.nodes[path]
-    attributes = node.get("attributes") if isinstance(node, dict) else None
+    if not isinstance(node, dict) or node.get("zarr_format") != 3:
+        state.say("zarr-format", path, "not a Zarr v3 document")
+        return None
+    attributes = node.get("attributes")
     ours = attributes.get("sharkstore") if isinstance(attributes, dict) else None
     if isinstance(ours, dict):
         return ours
     state.say(code, path, "no attributes 'sharkstore'")
     return None
-
-
-def _path_is_safe(state: Check, path: str, code: str) -> bool:
-    if layout.is_node_name(path.split("/", 1)[1]):
-        return True
-    state.say(code, path, "a name with other characters than A-Z a-z 0-9 . _ % ~ -")
-    return False
 
 
 def _tiers(
@@ -222,7 +228,7 @@ def _rowmap(state: Check, path: str, rows: int, tiers: int) -> ArraySpec | None:
 def _dense(state: Check) -> tuple[DenseMetadata, ...]:
     entries = []
     for path, node in state.nodes.items():
-        if not path.startswith("dense/") or not _path_is_safe(state, path, "dense-path"):
+        if not path.startswith("dense/"):
             continue
         ours = _ours(state, path, "dense-attributes")
         if ours is None:

@@ -1,4 +1,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def map_chunks(paths: list[bytes], chunk_bytes: int, file_bytes: int) -> NDArray[np.uint8]: ...
+def map_chunks(
+    folder: int, paths: list[bytes], chunk_bytes: int, file_bytes: int
+) -> NDArray[np.uint8]: ...

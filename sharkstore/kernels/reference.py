@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.encodings import (
-    BLOCK_BYTES,
     FLOAT_DTYPES,
+    ROWMAP_BLOCK_BYTES,
     ROWS_PER_BLOCK,
     SCALE_DTYPES,
     Encoding,
@@ -29,7 +29,7 @@ U8 = NDArray[np.uint8]
 Pool = Literal["sum", "mean", "max"]
 
 LOOKUP_BLOCK = 1 << 16
-BLOCK_PLANES = {size: planes for planes, size in BLOCK_BYTES.items()}
+BLOCK_PLANES = {size: planes for planes, size in ROWMAP_BLOCK_BYTES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
     blocks = -(-len(tiers) // ROWS_PER_BLOCK)
     padded = np.zeros((blocks, ROWS_PER_BLOCK), np.uint8)
     padded.reshape(blocks * ROWS_PER_BLOCK)[: len(tiers)] = tiers
-    out = np.zeros((blocks, BLOCK_BYTES[planes]), np.uint8)
+    out = np.zeros((blocks, ROWMAP_BLOCK_BYTES[planes]), np.uint8)
     for plane in range(planes):
         bits = np.packbits((padded >> plane) & 1, axis=1, bitorder="little")
         out[:, 8 * plane : 8 * plane + 8] = bits

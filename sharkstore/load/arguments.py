@@ -143,12 +143,15 @@ def without_padding(
     return ids[keep], kept[offsets], None if weights is None else weights[keep]
 
 
-def out_array(out: Any, shape: tuple[int, ...]) -> F32:
+def out_array(out: Any, shape: tuple[int, ...], *inputs: NDArray[Any] | None) -> F32:
     """The array to write into: a fresh one, or the caller's, which must fit exactly.
+
+    Args:
+        inputs: arrays that are read while it is written.
 
     Raises:
         DtypeError: not float32.
-        ArgumentError: another shape, read-only, or not C-contiguous.
+        ArgumentError: another shape, read-only, not C-contiguous, or memory of an input.
     """
     if out is None:
         return np.empty(shape, np.float32)
@@ -159,6 +162,8 @@ def out_array(out: Any, shape: tuple[int, ...]) -> F32:
         raise ArgumentError("out has the wrong shape", got=out.shape, expected=shape)
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ArgumentError("out must be C-contiguous and writable")
+    if any(one is not None and np.may_share_memory(out, one) for one in inputs):
+        raise ArgumentError("out shares memory with what is looked up")
     return out
 
 

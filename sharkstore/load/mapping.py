@@ -14,9 +14,16 @@ from sharkstore.errors import CorruptStoreError
 from sharkstore.format.layout import ArraySpec
 from sharkstore.kernels import map_chunks
 
+# bytes behind the last row that kernels may read
+READ_PAST_END = 64
+REMEDY = "the store was copied in part; copy or convert it again"
 
-def map_array(root: str, spec: ArraySpec) -> NDArray[np.uint8]:
+
+def map_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
     """Map an array's chunk files; no data page is touched.
+
+    Args:
+        folder: descriptor of the store's folder.
 
     Returns:
         uint8 (rows, row bytes), read-only; unmapped when the last view of it is gone.
@@ -28,31 +35,35 @@ def map_array(root: str, spec: ArraySpec) -> NDArray[np.uint8]:
     chunks = spec.chunks
     if not chunks:
         return np.empty(shape, np.uint8)
-    folder = os.fsencode(root)
-    paths = [b"%b/%b" % (folder, spec.chunk_path(index).encode()) for index in range(chunks)]
+    paths = [spec.chunk_path(index).encode() for index in range(chunks)]
     try:
-        mapped = map_chunks(paths, spec.chunk_bytes, spec.file_bytes)
+        mapped = map_chunks(folder, paths, spec.chunk_bytes, spec.file_bytes)
     except FileNotFoundError as error:
-        raise CorruptStoreError(
-            "chunk file missing",
-            where=relative(error.filename, root),
-            remedy="the store was copied in part; copy or convert it again",
-        ) from error
+        where = str(error.filename)
+        raise CorruptStoreError("chunk file missing", where=where, remedy=REMEDY) from error
     except ValueError as error:
         path, got = error.args
         raise CorruptStoreError(
-            "chunk file of wrong size",
-            where=relative(os.fsdecode(path), root),
-            got=f"{got:,} bytes" if got >= 0 else "something that is no file",
-            expected=f"{spec.file_bytes:,}",
-            remedy="the store was copied in part; copy or convert it again",
+            "chunk file of wrong size" if got >= 0 else "not a regular file",
+            where=os.fsdecode(path),
+            got=f"{got:,} bytes" if got >= 0 else None,
+            expected=f"{spec.file_bytes:,}" if got >= 0 else None,
+            remedy=REMEDY,
         ) from error
     except OSError as error:
-        place = relative(error.filename, root) if error.filename else spec.path
-        raise CorruptStoreError(f"can't map: {error.strerror}", where=place) from error
+        where = str(error.filename or spec.path)
+        raise CorruptStoreError(f"can't map: {error.strerror}", where=where) from error
     return mapped[: spec.data_bytes].reshape(shape)
 
 
-def relative(path: str, root: str) -> str:
-    """A chunk file's path as messages show it: the store's name, and the path in it."""
-    return os.path.join(os.path.basename(root.rstrip("/")), os.path.relpath(path, root))
+def copy_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
+    """The same in memory of this process, with as much to read behind the last row.
+
+    Raises:
+        CorruptStoreError: as `map_array`.
+    """
+    held = np.zeros(spec.data_bytes + READ_PAST_END, np.uint8)
+    rows = held[: spec.data_bytes].reshape(spec.rows, spec.row_bytes)
+    rows[:] = map_array(folder, spec)
+    rows.flags.writeable = False
+    return rows

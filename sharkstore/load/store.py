@@ -6,9 +6,10 @@ Spec: "For implementers: reading".
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, NoReturn, Self
 
@@ -16,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sharkstore.kernels as kernels
-from sharkstore.errors import ClosedError, FormatError, StoreNotFoundError, UnknownTableError
+from sharkstore.errors import ClosedError, CorruptStoreError, FormatError, UnknownTableError
 from sharkstore.format import validate
-from sharkstore.format.layout import ROOT_DOCUMENT
+from sharkstore.format.layout import ROOT_DOCUMENT, ArraySpec
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.load import arguments
-from sharkstore.load.mapping import map_array
+from sharkstore.load.files import open_folder, open_regular
+from sharkstore.load.mapping import copy_array, map_array
 from sharkstore.load.table import Bounds, Table, table_stats
 
 Io = Literal["auto", "mmap", "ram"]
+Take = Callable[[int, ArraySpec], NDArray[np.uint8]]
 
 
 class Store(Mapping[str, Table]):
@@ -37,12 +40,14 @@ class Store(Mapping[str, Table]):
         tables: dict[str, Table],
         dense: dict[str, NDArray[Any]],
         io: str,
+        bounds: Bounds,
     ) -> None:
         self.path = path
         self.metadata = metadata
         self._tables = tables
         self._dense = dense
         self._io = io
+        self._bounds = bounds
         self._closed = False
 
     @property
@@ -95,11 +100,20 @@ class Store(Mapping[str, Table]):
     def __len__(self) -> int:
         return len(self._tables)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes, and copies, open the store again by its path."""
+        if self._closed:
+            raise ClosedError("the store was closed", where=self.path)
+        reopen = functools.partial(open_store, bounds=self._bounds)
+        return reopen, (os.path.abspath(self.path), self._io)
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self)} tables, {self.nbytes:,} bytes"
         return f"<sharkstore.Store {self.path!r}: {state}>"
 
     def __enter__(self) -> Self:
+        if self._closed:
+            raise ClosedError("the store was closed", where=self.path)
         return self
 
     def __exit__(
@@ -130,45 +144,58 @@ def open_store(path: str | os.PathLike[str], io: Io = "auto", *, bounds: Bounds 
     arguments.check_choice("io", io, ("auto", "mmap", "ram"))
     arguments.check_choice("bounds", bounds, arguments.BOUNDS)
     root = os.fsdecode(path)
-    metadata = read_metadata(root)
-    copy = io == "ram"
+    while True:
+        with open_folder(root) as folder:
+            try:
+                return _open(folder, root, io, bounds)
+            except CorruptStoreError as error:
+                if _is_folder(root, folder):
+                    error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
+                    raise
+                # exchanged for a new store meanwhile, and the old one removed: open that
+
+
+def _open(folder: int, root: str, io: Io, bounds: Bounds) -> Store:
+    metadata = validate.parse(read_document(folder, root)[1], root)
+    take = copy_array if io == "ram" else map_array
     tables = {
-        table.name: Table(table, _view(root, table, copy=copy), bounds) for table in metadata.tables
+        table.name: Table(table, _view(folder, table, take), bounds) for table in metadata.tables
     }
     dense = {
-        entry.name: _map(root, entry.array, copy=copy)
+        entry.name: take(folder, entry.array)
+        .reshape(-1)
         .view(entry.array.dtype)
         .reshape(entry.array.shape)
         for entry in metadata.dense
     }
-    return Store(root, metadata, tables, dense, "ram" if copy else "mmap")
+    return Store(root, metadata, tables, dense, "ram" if io == "ram" else "mmap", bounds)
 
 
-def read_metadata(root: str) -> StoreMetadata:
-    """Read and check the root document.
+def _is_folder(root: str, folder: int) -> bool:
+    """Whether a path still leads to the folder of this descriptor."""
+    try:
+        return os.path.samestat(os.stat(root), os.fstat(folder))
+    except OSError:
+        return True
+
+
+def read_document(folder: int, root: str, path: str = ROOT_DOCUMENT) -> tuple[bytes, object]:
+    """A document below a store's folder, as bytes and as JSON.
 
     Raises:
-        StoreNotFoundError, FormatError, VersionError: as `open_store`.
+        FormatError: it is missing, or not JSON.
     """
-    return validate.parse(read_document(root)[1], root)
-
-
-def read_document(root: str) -> tuple[bytes, object]:
-    """The root document, as bytes and as JSON."""
     try:
-        with open(os.path.join(root, ROOT_DOCUMENT), "rb") as file:
+        with open_regular(folder, path) as file:
             raw = file.read()
+    except FileNotFoundError as error:
+        raise FormatError(f"not a store: no {path} in it", where=root) from error
     except OSError as error:
-        if not os.path.exists(root):
-            raise StoreNotFoundError("no such store", where=root) from error
-        absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        reason = f"no {ROOT_DOCUMENT} in it" if absent else f"{ROOT_DOCUMENT}: {error.strerror}"
-        message = f"not a store: {reason}"
-        raise FormatError(message, where=root) from error
+        raise FormatError(f"not a store: {path}: {error.strerror}", where=root) from error
     try:
         return raw, json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        message = f"{ROOT_DOCUMENT} is not JSON: {error}"
+        message = f"{path} is not JSON: {error}"
         raise FormatError(message, where=root, remedy="copy or convert again") from error
 
 
@@ -176,22 +203,12 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _view(root: str, table: TableMetadata, *, copy: bool) -> kernels.TableView:
+def _view(folder: int, table: TableMetadata, take: Take) -> kernels.TableView:
     tiers = tuple(
-        kernels.Tier(tier.encoding, tier.rows, _map(root, tier.array, copy=copy))
-        for tier in table.tiers
+        kernels.Tier(tier.encoding, tier.rows, take(folder, tier.array)) for tier in table.tiers
     )
-    rowmap = None if table.rowmap is None else _map(root, table.rowmap, copy=copy)
+    rowmap = None if table.rowmap is None else take(folder, table.rowmap)
     default = np.zeros(table.dim, np.float32)
     if table.default is not None:
-        default = map_array(root, table.default).view("<f4")[0].copy()
+        default = map_array(folder, table.default).view("<f4")[0].copy()
     return kernels.TableView(table.rows, table.dim, tiers, rowmap, default)
-
-
-def _map(root: str, spec: Any, *, copy: bool) -> NDArray[np.uint8]:
-    mapped = map_array(root, spec)
-    if not copy:
-        return mapped
-    held = mapped.copy()
-    held.flags.writeable = False
-    return held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +28,8 @@ class Table:
         self.metadata = metadata
         self._view: kernels.TableView | None = view
         self._bounds = bounds
-        self._out_of_bounds = 0
-        self._lock = threading.Lock()
+        # by thread, so that counting needs no lock, which a fork could leave taken
+        self._out_of_bounds: dict[int, int] = {}
 
     @property
     def name(self) -> str:
@@ -64,10 +64,13 @@ class Table:
     @property
     def ids_out_of_bounds(self) -> int:
         """Ids outside the table that were answered by the default row so far."""
-        return self._out_of_bounds
+        return sum(list(self._out_of_bounds.values()))
 
     def __len__(self) -> int:
         return self.rows
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("tables can't be pickled or copied: pickle the store, by its path")
 
     def __repr__(self) -> str:
         tiers = ", ".join(f"{tier.encoding} {tier.rows:,}" for tier in self.tiers)
@@ -92,13 +95,13 @@ class Table:
         Raises:
             IdError: an id outside the table, with bounds `raise`.
             DtypeError: ids or out of another dtype.
-            ArgumentError: out of another shape.
+            ArgumentError: out of another shape, or sharing memory with ids.
             ClosedError: the store was closed.
             CorruptStoreError: the row map points past its tier.
         """
         view = self._live()
         wanted = arguments.as_ids(ids)
-        result = arguments.out_array(out, (*wanted.shape, self.dim))
+        result = arguments.out_array(out, (*wanted.shape, self.dim), wanted)
         flat = wanted.reshape(-1)
         self._check_bounds(flat, bounds)
         try:
@@ -153,7 +156,7 @@ class Table:
             flat, bags, weights = arguments.without_padding(
                 flat, bags, weights, padding_idx, self.rows
             )
-        result = arguments.out_array(out, (len(bags) - 1, self.dim))
+        result = arguments.out_array(out, (len(bags) - 1, self.dim), wanted, bags, weights)
         try:
             kernels.embedding_bag(view, flat, bags, weights, mode, result)
         except kernels.SlotError as error:
@@ -177,8 +180,9 @@ class Table:
             return
         if chosen == "raise":
             arguments.check_bounds(ids, self.rows, self.name)
-        with self._lock:
-            self._out_of_bounds += int(((ids < 0) | (ids >= self.rows)).sum())
+        outside = int(((ids < 0) | (ids >= self.rows)).sum())
+        thread = threading.get_ident()
+        self._out_of_bounds[thread] = self._out_of_bounds.get(thread, 0) + outside
 
     def _corrupt(self, error: kernels.SlotError) -> CorruptStoreError:
         return CorruptStoreError(

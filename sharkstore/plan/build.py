@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sharkstore.errors import PlanError
 from sharkstore.plan.model import Default, FieldPlan, NonFinite, Plan, TablePlan, TierPlan
 from sharkstore.plan.prune import tables_without_fields, weakest_fields
-from sharkstore.plan.select import choose_tables
+from sharkstore.plan.select import can_be_table, check_size, choose_tables
 from sharkstore.plan.stats import Stats, check_stats, rows_at_least
 from sharkstore.plan.tiers import TierPolicy, parse_tiers
 from sharkstore.tensors import Tensor
@@ -76,6 +76,10 @@ def check_plan(plan: Plan, tensors: Mapping[str, Tensor], stats: Stats) -> None:
             raise PlanError(
                 "the plan is for another checkpoint", where=table.name, got=got, expected=expected
             )
+        assert tensor is not None
+        if not can_be_table(tensor):
+            raise PlanError("this tensor can't be a table", where=table.name, got=got)
+        check_size(tensor)
         if (
             len(table.tiers) > 1
             and table.order == "priority"
@@ -98,6 +102,8 @@ def check_plan(plan: Plan, tensors: Mapping[str, Tensor], stats: Stats) -> None:
 
 
 def _pruned(fields: Mapping[str, FieldPlan], tables: list[str], policy: Policy) -> list[str]:
+    if policy.drop and policy.keep is None and not policy.prune:
+        raise PlanError("--drop leaves pruned tables out: say which by --keep or --prune")
     if policy.keep is not None and policy.prune:
         raise PlanError("--keep and --prune don't mix: name what goes, or how many stay")
     if policy.keep is not None:

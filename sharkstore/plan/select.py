@@ -30,7 +30,7 @@ def choose_tables(
     for name, tensor in tensors.items():
         why = _why_taken(tensor, tensors, patterns, in_stats)
         if why:
-            _check_size(tensor)
+            check_size(tensor)
             chosen[name] = why
     _check_named(tensors, chosen, patterns, in_stats)
     return chosen
@@ -39,7 +39,7 @@ def choose_tables(
 def _why_taken(
     tensor: Tensor, tensors: Mapping[str, Tensor], patterns: Sequence[str], in_stats: set[str]
 ) -> str:
-    if not _can_be_table(tensor):
+    if not can_be_table(tensor):
         return ""
     name, (rows, dim) = tensor.name, tensor.shape
     if name in in_stats:
@@ -47,7 +47,8 @@ def _why_taken(
     if patterns:
         match = next((one for one in patterns if fnmatchcase(name, one)), None)
         return "" if match is None else f"matches {match!r}"
-    if f"{name.rpartition('.')[0]}.bias" in tensors:
+    owner, dot, _ = name.rpartition(".")
+    if f"{owner}{dot}bias" in tensors:
         return ""
     found = next((word for word in ("emb", "table") if word in name.lower()), None)
     if found:
@@ -55,12 +56,14 @@ def _why_taken(
     return f"{rows:,} rows of {dim}" if rows >= 8 * dim else ""
 
 
-def _can_be_table(tensor: Tensor) -> bool:
+def can_be_table(tensor: Tensor) -> bool:
+    """Floating, of two dimensions, neither too wide nor without width."""
     two = len(tensor.shape) == 2 and tensor.dtype in FLOATS
     return two and 1 <= tensor.shape[1] <= MAX_DIM
 
 
-def _check_size(tensor: Tensor) -> None:
+def check_size(tensor: Tensor) -> None:
+    """Refuse a table whose row map could not count its rows."""
     if tensor.rows > MAX_ROWS:
         raise PlanError(
             "too many rows for one table", where=tensor.name, got=tensor.rows, expected=MAX_ROWS

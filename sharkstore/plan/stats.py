@@ -136,4 +136,4 @@ def _check_values(key: str, values: NDArray[Any], where: str, *, least: float) -
 def rows_at_least(values: NDArray[Any], threshold: float) -> int:
     """How many values reach a threshold, read block by block."""
     blocks = (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
-    return sum(int(np.count_nonzero(block >= threshold)) for block in blocks)
+    return sum(int(np.count_nonzero(block >= np.float64(threshold))) for block in blocks)

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 import sharkstore.kernels as kernels
 from sharkstore.encodings import Encoding
 
-# the first values that rounding to nearest takes to infinity, or below which it takes to zero
+# the first value that rounding to nearest takes to infinity
 FLOAT16_OVERFLOW = 65520.0
-FLOAT16_VANISH = 2.0**-25
 # with a scale rounded up, or over the twofold range of an affine row, float32 still holds these
 AFFINE_OVERFLOW = 2.0**126
 SYMMETRIC_OVERFLOW = 2.0**127
@@ -45,12 +44,21 @@ def overflow(encoding: Encoding) -> float:
     return np.inf
 
 
-def vanish(encoding: Encoding) -> float:
-    """Rows with no absolute value above this lose all: they become zero, or flat if affine."""
-    if encoding.name == "f16":
-        return FLOAT16_VANISH
-    if not encoding.packed or encoding.scale_dtype == "float32":
+def magnitude(encoding: Encoding, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the scale of each row must hold: its range if affine, else its largest value."""
+    if encoding.packed and encoding.mode == "affine":
+        with np.errstate(over="ignore"):
+            held: NDArray[np.float32] = rows.max(axis=1) - rows.min(axis=1)
+    else:
+        held = np.abs(rows).max(axis=1)
+    return held
+
+
+def faint(encoding: Encoding, kept_bits: int = 5) -> float:
+    """Rows of a magnitude below this keep fewer bits of their scale, or become zero."""
+    if encoding.name in ("f32", "constant"):
         return 0.0
-    if encoding.mode == "affine":
-        return 127.5 * FLOAT16_VANISH  # a range of twice this has a scale of zero
-    return float(127 * FLOAT16_VANISH * 2.0**-encoding.scale_exponent)
+    # the least subnormal number, as a scale or as a value
+    least = 2.0**-149 if encoding.packed and encoding.scale_dtype == "float32" else 2.0**-24
+    steps = {"symmetric": 127, "affine": 255}[encoding.mode] if encoding.packed else 1
+    return float(steps * least * 2.0 ** (kept_bits - encoding.scale_exponent))

@@ -34,10 +34,20 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         place = _in_folder(place)
     for suffix, kind in KINDS.items():
         if place.endswith(suffix):
-            return kind(place)
+            return _checked(kind(place), place)
     raise CheckpointError(
         "not a kind of checkpoint that can be read", where=place, expected=", ".join(KINDS)
     )
+
+
+def _checked(checkpoint: Checkpoint, place: str) -> Checkpoint:
+    """Keys must be text that JSON and terminals can carry."""
+    for name in (*checkpoint.tensors, *checkpoint.left):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise CheckpointError(f"key {name!r} is not Unicode text", where=place) from error
+    return checkpoint
 
 
 def _in_folder(folder: str) -> str:

@@ -102,13 +102,13 @@ def _state_dict(loaded: Any, path: str, left: dict[str, str]) -> Mapping[str, An
     if not isinstance(loaded, Mapping):
         kind = type(loaded).__name__
         raise CheckpointError("no state dict in it", where=path, got=kind, expected="a mapping")
-    if any(_is_tensor(value) for value in loaded.values()):
-        return loaded
     for key in NESTED:
         inner = loaded.get(key)
         if isinstance(inner, Mapping):
             left.update({str(k): f"beside {key!r}" for k in loaded if k != key})
             return _state_dict(inner, path, left)
+    if any(_is_tensor(value) for value in loaded.values()):
+        return loaded
     keys = ", ".join(str(key) for key in list(loaded)[:8]) or "none"
     expected = f"tensors, or one of {', '.join(NESTED)}"
     raise CheckpointError("no state dict in it", where=path, got=f"keys {keys}", expected=expected)

@@ -12,7 +12,7 @@ from sharkstore.format.layout import ArraySpec
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.quant import encode
 from sharkstore.tensors import Tensor, TensorSource, as_float32
-from sharkstore.write.rows import BLOCK_BYTES, TableRows
+from sharkstore.write.rows import BLOCK_BYTES, TableRows, pieces
 
 U8 = NDArray[np.uint8]
 
@@ -110,11 +110,8 @@ def _rowmap_blocks(task: ChunkTask, inputs: Inputs) -> Iterator[U8]:
 
 def _dense_blocks(task: ChunkTask, inputs: Inputs) -> Iterator[U8]:
     tensor = inputs.tensors[task.owner]
-    first, last = task.slots
-    step = max(1, BLOCK_BYTES // max(1, task.array.row_bytes))
-    for start in range(first, last, step):
-        raw = inputs.source.read(tensor.name, start, min(last, start + step))
-        yield _bytes(as_float32(raw, tensor.dtype) if tensor.dtype == "bfloat16" else raw)
+    for piece in pieces(inputs.source, tensor, *task.slots):
+        yield _bytes(as_float32(piece, tensor.dtype) if tensor.dtype == "bfloat16" else piece)
 
 
 def _bytes(values: NDArray[np.generic]) -> U8:

@@ -15,14 +15,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sharkstore.checksum import crc32c
 from sharkstore.errors import DestinationError, SharkstoreError, WriteError
 from sharkstore.format.layout import HUGE_PAGE, ROOT_DOCUMENT, TRAILER_BYTES
-from sharkstore.write.survey import crc32c
 
 # one write of this size lets the file system lay out whole huge pages
 WRITE_BYTES = 32 << 20
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+ASIDE = ".old"
 
 
 def write_chunk(
@@ -139,7 +140,7 @@ class Destination:
         if not self.overwrite:
             raise DestinationError("exists", where=self.path, remedy="--overwrite replaces a store")
         if not _is_replaceable(self.path):
-            remedy = "only a store or an empty folder is ever replaced; choose another place"
+            remedy = "only a store or an empty folder is ever replaced, and no other files with it"
             raise DestinationError("not a store", where=self.path, remedy=remedy)
 
     def __enter__(self) -> Self:
@@ -151,7 +152,7 @@ class Destination:
             self._lock = _lock(self._lock_path, self.path)
         try:
             with reported(self.path):
-                shutil.rmtree(self.partial, ignore_errors=True)  # what a killed run left
+                self._clear_leftovers()
                 os.mkdir(self.partial)
         except BaseException:
             self.__exit__()
@@ -163,6 +164,15 @@ class Destination:
         with contextlib.suppress(OSError):
             os.unlink(self._lock_path)
         os.close(self._lock)
+
+    def _clear_leftovers(self) -> None:
+        """Mend or remove what a killed run left behind."""
+        aside = self.partial + ASIDE
+        if os.path.isdir(aside) and not os.path.lexists(self.path):
+            os.rename(aside, self.path)  # killed between two renames of `_exchange`
+            self.check()
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
 
     def commit(self) -> None:
         """Make the partial store appear at the destination, in one step."""
@@ -177,10 +187,14 @@ class Destination:
 
 
 def _is_replaceable(path: str) -> bool:
+    """Whether a path is an empty folder, or a store with nothing else in it."""
     if os.path.islink(path) or not os.path.isdir(path):
         return False
-    if not os.listdir(path):
+    entries = set(os.listdir(path))
+    if not entries:
         return True
+    if not entries <= {ROOT_DOCUMENT, "tables", "dense"}:
+        return False
     try:
         with open(os.path.join(path, ROOT_DOCUMENT), "rb") as file:
             return "sharkstore" in json.load(file)["attributes"]
@@ -208,14 +222,15 @@ def _lock(lock_path: str, destination: str) -> int:
 def _exchange(partial: str, path: str) -> None:
     """Swap the new store with the old one at `path`: in one step where the system can.
 
-    What was there ends up under `partial`, which the caller removes.
+    Elsewhere there is a moment without a store, and a run killed then leaves the old one aside
+    for the next to put back. What was there ends up under `partial`, which the caller removes.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     swap = getattr(libc, "renameat2", None)
     names = os.fsencode(partial), os.fsencode(path)
     if swap and swap(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
         return
-    aside = f"{partial}.old"
+    aside = partial + ASIDE
     os.rename(path, aside)
     os.rename(partial, path)
     os.rename(aside, partial)

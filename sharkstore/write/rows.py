@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,8 @@ class TableRows:
         start, skip = self._row_of_slot(tier, first)
         left = last - first
         while left:
+            if start >= self.tensor.rows:
+                raise AssertionError(f"tier {tier} of {self.tensor.name!r} has too few rows")
             stop = min(self.tensor.rows, start + self.block_rows)
             ids = np.flatnonzero(self.tiers(start, stop) == tier)[skip : skip + left]
             if len(ids):
@@ -78,3 +81,16 @@ class TableRows:
         if self.zero_nonfinite:
             rows = np.where(np.isfinite(rows), rows, np.float32(0))
         return rows
+
+
+def pieces(source: TensorSource, tensor: Tensor, first: int, last: int) -> Iterator[NDArray[Any]]:
+    """The values of some rows of a tensor, as stored, flat, in pieces of at most `BLOCK_BYTES`.
+
+    A tensor that is no table may be one row of gigabytes.
+    """
+    step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
+    for start in range(first, last, step):
+        flat = source.read(tensor.name, start, min(last, start + step)).reshape(-1)
+        size = BLOCK_BYTES // flat.itemsize
+        for at in range(0, len(flat), size):
+            yield np.ascontiguousarray(flat[at : at + size])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.encodings import BLOCK_BYTES, planes_for
+from sharkstore.encodings import ROWMAP_BLOCK_BYTES, planes_for
 from sharkstore.format import zarr3
 from sharkstore.format.digest import store_digest
 from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT
@@ -101,7 +101,7 @@ def _rank(
             counts = [tier.rows for tier in table.tiers]
             with reported(path):
                 write_ranks(path, table.rows, counts, priorities[table.name], advance)
-            width = BLOCK_BYTES[planes_for(len(table.tiers))]
+            width = ROWMAP_BLOCK_BYTES[planes_for(len(table.tiers))]
             rowmap = np.memmap(path, np.uint8, mode="r").reshape(-1, width)
         zero = plan.nonfinite == "zero"
         rows[table.name] = TableRows(source, tensors[table.name], rowmap, zero)

@@ -6,19 +6,19 @@ Nothing is written before every table was found sound.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from sharkstore.checksum import crc32c
 from sharkstore.errors import NonFiniteError
-from sharkstore.plan.model import TablePlan
+from sharkstore.plan.model import TablePlan, TierPlan
 from sharkstore.quant import encode
 from sharkstore.tensors import Tensor, TensorSource, as_float32
-from sharkstore.write.rows import BLOCK_BYTES, TableRows
+from sharkstore.write.rows import TableRows, pieces
 
 Advance = Callable[[int], None]
 SHOWN_ROWS = 5
@@ -34,9 +34,9 @@ class Survey:
 
     Args:
         largest: largest absolute value of each tier.
-        magnitudes: of each tier, rows by the binary exponent of their largest absolute value,
-            zero rows left out: int64 (BINS,).
-        vanished: rows, at least, that are not zero but lose all in their tier.
+        magnitudes: of each tier, rows by the binary exponent of what its scale must hold
+            (see `encode.magnitude`), zero left out: int64 (BINS,).
+        faint: rows, at least, that are too small for their tier's encoding.
         zeroed: values that were NaN or infinite and become zero.
         bad: the first rows with NaN or infinities that are not to become zero.
         bad_rows: how many such rows there are.
@@ -48,7 +48,7 @@ class Survey:
 
     largest: list[float]
     magnitudes: list[NDArray[np.int64]] = field(default_factory=list)
-    vanished: int = 0
+    faint: int = 0
     zeroed: int = 0
     bad: list[int] = field(default_factory=list)
     bad_rows: int = 0
@@ -69,7 +69,7 @@ class _Sums:
     def add(self, rows: NDArray[np.float32], counts: NDArray[Any] | None, chosen: Any) -> None:
         values = rows[chosen].astype(np.float64)
         counts = None if counts is None else counts[chosen]
-        # along the first axis numpy adds row by row, so the sum is the same on every machine
+        # numpy adds in an order that depends on shapes alone: the same sum on every machine
         self.plain += values.sum(axis=0)
         self.rows += len(values)
         if counts is not None:
@@ -109,7 +109,7 @@ def survey_table(
         if table.action != "drop":
             block = _finite(block, start, rows, found)
             tiers = rows.tiers(start, stop)
-            _measure(block, tiers, found)
+            _measure(block, tiers, stored, found)
             for index, one in sums.items():
                 chosen = slice(None) if index == WHOLE or len(stored) == 1 else tiers == index
                 one.add(block, None if counts is None else counts[start:stop], chosen)
@@ -117,7 +117,7 @@ def survey_table(
     _refuse_nonfinite(table.name, found)
     if table.action != "drop":
         _refuse_overflow(table, found)
-        found.vanished = _vanished(table, found)
+        found.faint = _faint(table, found)
     means = {index: np.broadcast_to(one.mean(), table.dim) for index, one in sums.items()}
     found.mean = means.pop(WHOLE, None)
     found.means = means
@@ -140,12 +140,19 @@ def _finite(
     return np.where(finite, block, np.float32(0))
 
 
-def _measure(block: NDArray[np.float32], tiers: NDArray[np.uint8], found: Survey) -> None:
+def _measure(
+    block: NDArray[np.float32],
+    tiers: NDArray[np.uint8],
+    stored: tuple[TierPlan, ...],
+    found: Survey,
+) -> None:
     largest = np.abs(block).max(axis=1)
-    for index in range(len(found.largest)):
-        of_tier = largest if len(found.largest) == 1 else largest[tiers == index]
+    alone = len(stored) == 1
+    for index, tier in enumerate(stored):
+        of_tier = largest if alone else largest[tiers == index]
         found.largest[index] = max(found.largest[index], float(of_tier.max(initial=0.0)))
-        exponents = np.frexp(of_tier[of_tier > 0])[1]
+        held = encode.magnitude(tier.encoding, block if alone else block[tiers == index])
+        exponents = np.frexp(held[held > 0])[1]
         found.magnitudes[index] += np.bincount(exponents + LOWEST, minlength=BINS)
 
 
@@ -173,13 +180,13 @@ def _refuse_overflow(table: TablePlan, found: Survey) -> None:
             )
 
 
-def _vanished(table: TablePlan, found: Survey) -> int:
+def _faint(table: TablePlan, found: Survey) -> int:
     """Rows whose magnitude is wholly below what their tier's encoding can tell from zero."""
     rows = 0
     for tier, largest, histogram in zip(
         table.stored_tiers, found.largest, found.magnitudes, strict=True
     ):
-        limit = encode.vanish(encode.fitted(tier.encoding, largest))
+        limit = encode.faint(encode.fitted(tier.encoding, largest))
         # a bin holds values below 2 ** exponent
         below = int(np.frexp(limit)[1]) - 1 + LOWEST if limit else -1
         rows += int(histogram[: below + 1].sum())
@@ -189,25 +196,10 @@ def _vanished(table: TablePlan, found: Survey) -> int:
 def survey_dense(source: TensorSource, tensor: Tensor, advance: Advance) -> int:
     """crc32c of a tensor's bytes as the checkpoint has them."""
     crc = 0
-    for start, stop in row_blocks(tensor):
-        raw = np.ascontiguousarray(source.read(tensor.name, start, stop))
-        crc = crc32c(raw, crc)
-        advance(raw.nbytes)
+    for piece in pieces(source, tensor, 0, tensor.rows):
+        crc = crc32c(piece, crc)
+        advance(piece.nbytes)
     return crc
-
-
-def row_blocks(tensor: Tensor) -> Iterable[tuple[int, int]]:
-    """Ranges of the first axis of about 4 MiB."""
-    step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
-    return ((start, min(tensor.rows, start + step)) for start in range(0, tensor.rows, step))
-
-
-def crc32c(block: NDArray[Any], crc: int = 0) -> int:
-    """crc32c of an array's bytes, going on from `crc`."""
-    view = block.reshape(-1).view(np.uint8)
-    view.flags.writeable = False  # what the library takes without a copy
-    extended: int = google_crc32c.extend(crc, view)
-    return extended
 
 
 @dataclass(slots=True)

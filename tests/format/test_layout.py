@@ -106,9 +106,26 @@ def test_nodes_are_unique_whatever_the_case_and_safe(names):
     nodes = layout.unique_nodes(names)
     assert list(nodes) == names
     assert len({node.casefold() for node in nodes.values()}) == len(names)
-    assert all(layout.is_node_name(node) for node in nodes.values())
+    assert all(layout.is_node_path(f"tables/{node}") for node in nodes.values())
 
 
-@pytest.mark.parametrize("node", ["..", ".", "", "a/b", "a\\b", "a b", "ü", "x" * 211, "a\n"])
+@pytest.mark.parametrize(
+    "node",
+    [
+        "..",
+        ".",
+        "",
+        "a/../b",
+        "a//b",
+        "/a",
+        "zarr.json",
+        "ZARR.json",
+        "a\\b",
+        "a b",
+        "ü",
+        "x" * 211,
+        "a\n",
+    ],
+)
 def test_unsafe_nodes_are_refused(node):
-    assert not layout.is_node_name(node)
+    assert not layout.is_node_path(f"tables/{node}")

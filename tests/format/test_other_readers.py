@@ -14,9 +14,9 @@ from zarr.errors import ZarrUserWarning
 import sharkstore
 from sharkstore.convert import convert_checkpoint
 from sharkstore.format import zarr3
-from sharkstore.format.layout import array_spec
+from sharkstore.format.layout import ArraySpec, array_spec
+from sharkstore.load.files import open_folder
 from sharkstore.load.mapping import map_array
-from sharkstore.load.store import read_metadata
 from sharkstore.plan.build import Policy, build_plan
 from sharkstore.plan.stats import Stats
 from sharkstore.readers.open import open_checkpoint
@@ -50,16 +50,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model.shark"
 
 
+def specs_of(store: Path) -> tuple[ArraySpec, ...]:
+    with sharkstore.open(store) as opened:
+        return opened.metadata.arrays
+
+
 def arrays_of(store: Path) -> dict[str, np.ndarray]:
     """Every array as our reader has it."""
-    return {
-        spec.path: map_array(str(store), spec).reshape(-1).view(spec.dtype).reshape(spec.shape)
-        for spec in read_metadata(str(store)).arrays
-    }
+    with open_folder(str(store)) as folder:
+        return {
+            spec.path: map_array(folder, spec).reshape(-1).view(spec.dtype).reshape(spec.shape)
+            for spec in specs_of(store)
+        }
 
 
 def test_the_store_has_arrays_of_many_chunks_and_padded_ones(store: Path):
-    arrays = read_metadata(str(store)).arrays
+    arrays = specs_of(store)
     assert {array.row_bytes for array in arrays} >= {18, 20, 66, 68}
     assert any(array.chunks == 1 for array in arrays)
     assert any(array.chunks >= 3 and array.rows % array.chunk_rows for array in arrays)
@@ -83,7 +89,7 @@ def test_tensorstore_reads_every_array(store: Path):
 
 @pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
 def test_others_verify_the_checksums(store: Path, tmp_path: Path):
-    spec = next(a for a in read_metadata(str(store)).arrays if a.path.startswith("tables/emb.c/2"))
+    spec = next(a for a in specs_of(store) if a.path.startswith("tables/emb.c/2"))
     chunk = store / spec.chunk_path(0)
     sound = chunk.read_bytes()
     try:

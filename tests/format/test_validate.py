@@ -19,6 +19,7 @@ INVALID = cases("invalid")
 IN_SCHEMA = {"digest", "provenance", "rows-range", "dim-range", "pruned", "source-dtype", "mode"}
 IN_SCHEMA |= {"tiers", "encoding-unknown", "scale-dtype", "scale-exponent-range", "version-newer"}
 IN_SCHEMA |= {"version"}
+BETWEEN_VALUES = {"pruned.tiers"}
 
 
 def schema(name: str) -> Draft202012Validator:
@@ -48,7 +49,7 @@ def test_invalid_document_gives_its_reason_code_alone(path: Path):
 def test_schema_refuses_what_it_can_state(path: Path):
     case = json.loads(path.read_text())
     sound = all(schema(kind).is_valid(value) for kind, value in ours(case["document"]))
-    if case["code"] in IN_SCHEMA:
+    if case["code"] in IN_SCHEMA and path.stem not in BETWEEN_VALUES:
         assert not sound
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sharkstore.encodings import BLOCK_BYTES, planes_for
+from sharkstore.encodings import ROWMAP_BLOCK_BYTES, planes_for
 from sharkstore.kernels import rowmap_counters, rowmap_tiers
 from sharkstore.write import ranks
 from sharkstore.write.ranks import Boundary, find_boundary, tiers_by_row, write_ranks
@@ -114,7 +114,7 @@ def test_the_row_map_has_every_rows_tier_and_the_rows_before_each_block(
     priority = np.random.default_rng(rows).integers(0, 20, rows)
     counts = np.bincount(np.arange(rows) % tiers, minlength=tiers).tolist()
     write_ranks(str(tmp_path / "map"), rows, counts, priority)
-    width = BLOCK_BYTES[planes_for(tiers)]
+    width = ROWMAP_BLOCK_BYTES[planes_for(tiers)]
     rowmap = np.fromfile(tmp_path / "map", np.uint8).reshape(-1, width)
     assert len(rowmap) == -(-rows // 64)
     expected = sorted_tiers(priority, counts)

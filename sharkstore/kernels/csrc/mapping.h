@@ -62,23 +62,22 @@ class Mapping {
   }
 
   // Maps the first `bytes` of a file at `offset` of what was reserved, or anywhere if nothing
-  // was; the file must have `file_bytes`.
-  void place(const std::string& path, std::size_t offset, std::size_t bytes,
+  // was; the file, a path below the folder, must have `file_bytes`.
+  void place(int folder, const std::string& path, std::size_t offset, std::size_t bytes,
              std::size_t file_bytes) {
     // without O_NONBLOCK a pipe in place of the file would wait for a writer
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const int fd = openat(folder, path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) throw std::system_error(errno, std::generic_category(), path);
     struct stat status {};
-    const bool known = fstat(fd, &status) == 0;
-    const bool fits = known && S_ISREG(status.st_mode) &&
-                      static_cast<std::uint64_t>(status.st_size) == file_bytes;
+    const bool regular = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    const bool fits = regular && static_cast<std::uint64_t>(status.st_size) == file_bytes;
     void* placed = MAP_FAILED;
     if (fits)
       placed = mmap(data_ ? data_ + offset : nullptr, bytes, PROT_READ,
                     data_ ? MAP_SHARED | MAP_FIXED : MAP_SHARED, fd, 0);
     const int error = errno;
     close(fd);
-    if (!fits) throw WrongSize{path, known ? static_cast<std::int64_t>(status.st_size) : -1};
+    if (!fits) throw WrongSize{path, regular ? static_cast<std::int64_t>(status.st_size) : -1};
     if (placed == MAP_FAILED) throw std::system_error(error, std::generic_category(), path);
     if (data_) return;
     reserved_ = placed;

@@ -1,0 +1,52 @@
+"""Files of a store, opened below one folder descriptor.
+
+A store may be exchanged for a new one while it is opened. A descriptor stays with the folder
+that it was opened on, so documents and chunks are always of the same store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import IO
+
+from sharkstore.errors import FormatError, StoreNotFoundError
+
+
+@contextlib.contextmanager
+def open_folder(root: str) -> Iterator[int]:
+    """A descriptor of the store's folder.
+
+    Raises:
+        StoreNotFoundError: nothing there.
+        FormatError: a file.
+    """
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError as error:
+        message = "not a store: a file, so there is no zarr.json in it"
+        raise FormatError(message, where=root) from error
+    except FileNotFoundError as error:
+        raise StoreNotFoundError("no such store", where=root) from error
+    except (OSError, ValueError) as error:
+        raise StoreNotFoundError(f"can't be opened: {error}", where=root) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(folder: int, path: str) -> IO[bytes]:
+    """Open a regular file below a folder for reading.
+
+    Raises:
+        OSError: it is missing, or something else; a pipe does not block.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "not a regular file", path)
+    return open(descriptor, "rb")
