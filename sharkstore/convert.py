@@ -203,7 +203,7 @@ def _found(surveys: Surveys) -> tuple[str, ...]:
             notes.append(f"{name}: {survey.zeroed:,} NaN or infinite values became 0")
         if survey.faint:
             lost = f"{survey.faint:,} rows, at least, are too small for their encoding"
-            notes.append(f"{name}: {lost}: they lose precision, or become 0")
+            notes.append(f"{name}: {lost} and lose precision")
     return tuple(notes)
 
 

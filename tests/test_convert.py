@@ -405,7 +405,7 @@ def test_rows_too_small_for_their_encoding_are_told(convert):
     values = np.full((10, 2), 1e-9, np.float32)
     _, done = convert({"emb": values}, tiers="f16")
     assert done.notes == (
-        "emb: 10 rows, at least, are too small for their encoding: they lose precision, or become 0",
+        "emb: 10 rows, at least, are too small for their encoding and lose precision",
     )
 
 

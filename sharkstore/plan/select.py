@@ -47,8 +47,8 @@ def _why_taken(
     if patterns:
         match = next((one for one in patterns if fnmatchcase(name, one)), None)
         return "" if match is None else f"matches {match!r}"
-    owner, dot, _ = name.rpartition(".")
-    if f"{owner}{dot}bias" in tensors:
+    owner, dot, last = name.rpartition(".")
+    if (dot or last == "weight") and f"{owner}{dot}bias" in tensors:
         return ""
     found = next((word for word in ("emb", "table") if word in name.lower()), None)
     if found:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import sharkstore.kernels as kernels
 from sharkstore.encodings import ROWS_PER_BLOCK
+from sharkstore.errors import StatsError
 from sharkstore.tensors import Tensor, TensorSource, as_float32
 
 F32 = NDArray[np.float32]
@@ -54,7 +55,8 @@ class TableRows:
         left = last - first
         while left:
             if start >= self.tensor.rows:
-                raise AssertionError(f"tier {tier} of {self.tensor.name!r} has too few rows")
+                where = f"table {self.tensor.name!r}"
+                raise StatsError("row priorities changed while they were read", where=where)
             stop = min(self.tensor.rows, start + self.block_rows)
             ids = np.flatnonzero(self.tiers(start, stop) == tier)[skip : skip + left]
             if len(ids):

@@ -136,3 +136,8 @@ def test_more_rows_than_a_row_map_can_count_are_refused():
 
 def test_as_many_rows_as_a_row_map_can_count_are_taken():
     assert list(chosen({"emb": (2**32 - 1, 4)})) == ["emb"]
+
+
+def test_a_layer_at_the_top_of_the_checkpoint_is_no_table():
+    shapes = {"weight": (800, 10), "bias": (800,), "emb": (4, 4)}
+    assert list(chosen(shapes)) == ["emb"]

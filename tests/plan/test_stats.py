@@ -133,3 +133,9 @@ def test_rows_that_reach_a_threshold_are_counted_over_blocks(monkeypatch, block)
     assert rows_at_least(values, 5.0) == 4
     assert rows_at_least(values, 5.5) == 2
     assert rows_at_least(values, -1.0) == 6
+
+
+def test_thresholds_are_not_rounded_to_the_dtype_of_the_priorities():
+    values = np.full(300, 16777216, np.float32)
+    assert rows_at_least(values, 16777217) == 0
+    assert rows_at_least(values, 1e39) == 0

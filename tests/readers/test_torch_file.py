@@ -255,3 +255,9 @@ def test_a_file_without_a_state_dict_says_what_it_has(tmp_path, value, got):
 def test_a_missing_file_is_not_found(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match=r"gone\.pt: no such checkpoint"):
         TorchFile(str(tmp_path / "gone.pt"))
+
+
+def test_a_tensor_beside_a_nested_state_dict_does_not_hide_it(tmp_path):
+    file = opened(tmp_path, {"state_dict": {"emb": torch.ones(2, 2)}, "step": torch.tensor(5)})
+    assert list(file.tensors) == ["emb"]
+    assert "beside 'state_dict'" in file.left["step"]

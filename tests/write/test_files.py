@@ -284,3 +284,11 @@ def test_a_destination_that_appears_meanwhile_is_not_replaced(tmp_path):
 def test_a_trailing_slash_changes_nothing(tmp_path):
     commit(f"{tmp_path / 'm.shark'}/", b"new")
     assert names(tmp_path) == ["m.shark"]
+
+
+def test_a_store_set_aside_by_a_killed_run_is_put_back(tmp_path):
+    commit(tmp_path / "m.shark", b"old")
+    (tmp_path / "m.shark").rename(tmp_path / ".m.shark.partial.old")
+    with pytest.raises(DestinationError, match="exists"):
+        commit(tmp_path / "m.shark", b"new")
+    assert names(tmp_path) == ["m.shark"]

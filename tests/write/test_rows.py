@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from strategies import random_rows
 
 from sharkstore.encodings import planes_for
+from sharkstore.errors import StatsError
 from sharkstore.kernels import build_rowmap
 from sharkstore.readers.safetensors import SafetensorsFile
+from sharkstore.tensors import Tensor
 from sharkstore.write import rows as module
 from sharkstore.write.rows import TableRows
 
@@ -91,3 +93,22 @@ def test_values_that_are_not_finite_become_zero_when_asked(source):
 def test_values_that_are_not_finite_stay_when_not_asked(source):
     (rows,) = table(source, "bad").of_tier(0, 0, 4)
     assert np.count_nonzero(~np.isfinite(rows)) == 3
+
+
+def test_a_row_of_any_length_is_read_in_pieces(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 64)
+
+    class Wide:
+        def read(self, name, start, stop):
+            return np.arange(200, dtype=np.float32).reshape(2, 100)[start:stop]
+
+    got = list(module.pieces(Wide(), Tensor("w", (2, 100), "float32"), 0, 2))
+    assert max(piece.nbytes for piece in got) <= 64
+    assert np.array_equal(np.concatenate(got), np.arange(200))
+
+
+def test_a_tier_with_fewer_rows_than_told_ends_in_an_error():
+    rowmap = build_rowmap(np.zeros(100, np.uint8), 1)
+    rows = module.TableRows(None, Tensor("w", (100, 4), "float32"), rowmap)
+    with pytest.raises(StatsError, match="changed"):
+        list(rows.of_tier(1, 0, 1))
