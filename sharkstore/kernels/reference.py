@@ -89,8 +89,7 @@ def encode_rows(encoding: Encoding, rows: F32) -> U8:
 def _encode_symmetric(encoding: Encoding, rows: F32) -> U8:
     scales = stored_scales(encoding, np.abs(rows).max(axis=1))
     step = _true_scale(encoding, scales)
-    codes = np.clip(np.rint(_quotient(rows, step)), -127, 127).astype(np.int8)
-    return _pack([scales], codes)
+    return _pack([scales], _codes(rows, step, -127, 127).astype(np.int8))
 
 
 def _encode_affine(encoding: Encoding, rows: F32) -> U8:
@@ -103,7 +102,7 @@ def _encode_affine(encoding: Encoding, rows: F32) -> U8:
         offset = rows - low[:, None]
     # a bias rounded up can leave a range below zero: such a row is its bias
     scales = np.where(scales > 0, scales, dtype.type(0))
-    codes = np.clip(np.rint(_quotient(offset, scales.astype(np.float32))), 0, 255)
+    codes = _codes(offset, scales.astype(np.float32), 0, 255)
     return _pack([scales, biases], codes.astype(np.uint8))
 
 
@@ -154,10 +153,15 @@ def _power_of_two(exponent: int) -> np.float32:
     return np.float32(np.ldexp(1.0, exponent))
 
 
-def _quotient(rows: F32, step: F32) -> F32:
-    """Rows / step, and 0 where the step is 0."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-        return np.where(step[:, None] == 0, np.float32(0), rows / step[:, None])
+def _codes(rows: F32, step: F32, low: int, high: int) -> F32:
+    """clip(rint(rows / step)), and 0 where the step is 0."""
+    divisor = step.copy()
+    divisor[step == 0] = np.inf
+    with np.errstate(over="ignore", under="ignore"):
+        quotient = rows / divisor[:, None]
+    np.rint(quotient, out=quotient)
+    np.clip(quotient, low, high, out=quotient)
+    return quotient
 
 
 def _pack(head: Sequence[NDArray[Any]], codes: NDArray[Any]) -> U8:

@@ -44,18 +44,18 @@ def overflow(encoding: Encoding) -> float:
     return np.inf
 
 
-def magnitude(encoding: Encoding, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the scale of each row must hold: its range if affine, else its largest value."""
-    if encoding.packed and encoding.mode == "affine":
-        with np.errstate(over="ignore"):
-            held: NDArray[np.float32] = rows.max(axis=1) - rows.min(axis=1)
-    else:
-        held = np.abs(rows).max(axis=1)
-    return held
+def row_ranges(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Largest less least value of each row: what the scale of an affine row must hold."""
+    with np.errstate(over="ignore"):
+        ranges: NDArray[np.float32] = rows.max(axis=1) - rows.min(axis=1)
+    return ranges
 
 
 def faint(encoding: Encoding, kept_bits: int = 5) -> float:
-    """Rows of a magnitude below this keep fewer bits of their scale, or become zero."""
+    """Rows keep fewer bits of their scale, or become zero, below this.
+
+    Compared with a row's range if affine, else with its largest absolute value.
+    """
     if encoding.name in ("f32", "constant"):
         return 0.0
     # the least subnormal number, as a scale or as a value

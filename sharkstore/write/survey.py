@@ -34,8 +34,8 @@ class Survey:
 
     Args:
         largest: largest absolute value of each tier.
-        magnitudes: of each tier, rows by the binary exponent of what its scale must hold
-            (see `encode.magnitude`), zero left out: int64 (BINS,).
+        magnitudes: of each tier, rows by the binary exponent of their range if affine, else of
+            their largest absolute value, zero left out: int64 (BINS,).
         faint: rows, at least, that are too small for their tier's encoding.
         zeroed: values that were NaN or infinite and become zero.
         bad: the first rows with NaN or infinities that are not to become zero.
@@ -151,7 +151,9 @@ def _measure(
     for index, tier in enumerate(stored):
         of_tier = largest if alone else largest[tiers == index]
         found.largest[index] = max(found.largest[index], float(of_tier.max(initial=0.0)))
-        held = encode.magnitude(tier.encoding, block if alone else block[tiers == index])
+        held = of_tier
+        if tier.encoding.packed and tier.encoding.mode == "affine":
+            held = encode.row_ranges(block if alone else block[tiers == index])
         exponents = np.frexp(held[held > 0])[1]
         found.magnitudes[index] += np.bincount(exponents + LOWEST, minlength=BINS)
 

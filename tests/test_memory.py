@@ -1,0 +1,80 @@
+"""Memory: of a conversion, whatever the table's size; of an open store of many tables."""
+
+import json
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from strategies import make_store, random_rows
+
+MIB = 1 << 20
+OF_THIS_PROCESS = """
+import re, sys
+def mib(key):
+    with open("/proc/self/status") as status:
+        return int(re.search(key + r":\\s+(\\d+)", status.read())[1]) / 1024
+"""
+
+
+def run(code, *arguments):
+    """Run code in a fresh process; the last line that it prints, as JSON."""
+    command = [sys.executable, "-c", OF_THIS_PROCESS + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def sparse_checkpoint(path, rows, dim):
+    """A checkpoint of zeros that takes no room on disk."""
+    size = rows * dim * 4
+    entry = {"dtype": "F32", "shape": [rows, dim], "data_offsets": [0, size]}
+    header = json.dumps({"emb": entry}).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size)
+    return path
+
+
+@pytest.mark.parametrize("tiers", ["int8", "f32=1%,f16=9%,int8=rest"])
+def test_memory_of_a_conversion_does_not_grow_with_the_table(tmp_path, tiers):
+    code = """
+from sharkstore.convert import convert_checkpoint
+before, peak = mib("RssAnon"), [0.0]
+def watch(*_):
+    peak[0] = max(peak[0], mib("RssAnon"))
+convert_checkpoint(sys.argv[1], sys.argv[2], tiers=sys.argv[3], progress=watch)
+print(peak[0] - before)
+"""
+    peaks = []
+    for size in (128, 512):
+        path = sparse_checkpoint(tmp_path / f"{size}.safetensors", size * MIB // 256, 64)
+        peaks.append(run(code, path, tmp_path / f"{size}.shark", tiers))
+    assert peaks[1] < 120
+    assert peaks[1] < peaks[0] + 30
+
+
+def test_an_open_store_of_200_tables_takes_little_memory(tmp_path):
+    tensors = {f"emb.f{i}": random_rows(300, 16, seed=i) for i in range(200)}
+    path = make_store(tmp_path, tensors, tiers="f32=1%,f16=9%,int8=rest")
+    code = """
+import sharkstore
+before = mib("VmRSS")
+store = sharkstore.open(sys.argv[1])
+assert len(store) == 200 and sum(len(table.tiers) for table in store.values()) == 600
+print(mib("VmRSS") - before)
+"""
+    assert run(code, path) < 15
+
+
+def test_a_lookup_reads_only_the_pages_it_needs(tmp_path):
+    path = make_store(tmp_path, {"emb": random_rows(400_000, 16)}, tiers="f32")
+    code = """
+import sharkstore
+store = sharkstore.open(sys.argv[1])
+before = mib("RssFile")
+row = store["emb"].lookup([200_000])
+print(mib("RssFile") - before)
+"""
+    read = run(code, path)
+    assert read < np.prod([400_000, 64]) / MIB / 4
