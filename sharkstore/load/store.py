@@ -148,9 +148,10 @@ def open_store(path: str | os.PathLike[str], io: Io = "auto", *, bounds: Bounds 
         with open_folder(root) as folder:
             try:
                 return _open(folder, root, io, bounds)
-            except CorruptStoreError as error:
+            except (CorruptStoreError, FormatError) as error:
                 if _is_folder(root, folder):
-                    error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
+                    if isinstance(error, CorruptStoreError):
+                        error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
                     raise
                 # exchanged for a new store meanwhile, and the old one removed: open that
 

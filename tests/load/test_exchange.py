@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -47,6 +48,20 @@ def test_a_store_exchanged_while_it_is_opened_is_read_whole(tmp_path, monkeypatc
         rows = store[NAME].lookup(np.arange(store[NAME].rows))
     whole = np.abs(rows - SAMPLE[NAME] * 100).max()
     assert whole <= np.abs(SAMPLE[NAME] * 100).max() / 100
+
+
+def test_a_store_removed_while_it_is_opened_is_an_error(tmp_path, monkeypatch):
+    path = make_store(tmp_path, SAMPLE, tiers=SAMPLE_TIERS)
+    real = store_module.read_document
+
+    def read_document(*arguments):
+        result = real(*arguments)
+        shutil.rmtree(path)
+        return result
+
+    monkeypatch.setattr(store_module, "read_document", read_document)
+    with pytest.raises(sharkstore.CorruptStoreError, match="chunk file missing"):
+        sharkstore.open(path)
 
 
 def test_a_store_goes_to_other_processes_by_its_path(sample):
