@@ -175,13 +175,19 @@ def _notes(plan: Plan, stats: Stats, keep: int | None) -> tuple[str, ...]:
     unweighted = [
         t
         for t in plan.tables
-        if (t.action == "prune" or t.default == "mean")
-        and stats.count(t.name) is None
-        and stats.mean(t.name) is None
+        if _wants_mean(t) and stats.count(t.name) is None and stats.mean(t.name) is None
     ]
     if unweighted:
         notes.append(f"no counts, so a plain mean row: {_names(unweighted)}")
+    if stats.unknown:
+        notes.append(f"stats of kinds that are not known, not used: {', '.join(stats.unknown[:4])}")
     return tuple(notes)
+
+
+def _wants_mean(table: TablePlan) -> bool:
+    """Whether a mean row of the table is stored."""
+    constant = any(tier.encoding.name == "constant" for tier in table.stored_tiers)
+    return table.action != "drop" and (constant or table.default == "mean")
 
 
 def _unsaid(plan: Plan, source: Checkpoint) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from sharkstore.format.layout import (
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.format.validate import parse
 from sharkstore.format.version import FORMAT
-from sharkstore.load.files import open_folder, open_regular
+from sharkstore.load.files import is_current, open_regular, read_current
 from sharkstore.load.mapping import map_array
 from sharkstore.load.store import read_document
 
@@ -42,8 +42,11 @@ def describe(path: str) -> dict[str, Any]:
     Raises:
         StoreNotFoundError, FormatError, VersionError: as `sharkstore.open`.
     """
-    with open_folder(path) as folder:
-        metadata = parse(read_document(folder, path)[1], path)
+    return read_current(path, lambda folder: _describe(folder, path))
+
+
+def _describe(folder: int, path: str) -> dict[str, Any]:
+    metadata = parse(read_document(folder, path)[1], path)
     return {
         "path": path,
         "format": metadata.format,
@@ -59,7 +62,7 @@ def describe(path: str) -> dict[str, Any]:
         "source_nbytes": metadata.source_nbytes,
         "ratio": ratio(metadata.nbytes, metadata.source_nbytes),
         "dense_nbytes": sum(entry.array.data_bytes for entry in metadata.dense),
-        "disk_bytes": disk_bytes(path),
+        "disk_bytes": disk_bytes(folder),
         "provenance": {k: v for k, v in metadata.provenance.items() if k != "plan"},
     }
 
@@ -96,11 +99,11 @@ def ratio(stored: int, source: int) -> float:
     return stored / source if source else 1.0
 
 
-def disk_bytes(path: str) -> int:
-    """Sum of the sizes of all files below a directory."""
+def disk_bytes(folder: int) -> int:
+    """Sum of the sizes of all files below a folder, given by a descriptor."""
     return sum(
-        os.lstat(os.path.join(folder, name)).st_size
-        for folder, _, names in os.walk(path)
+        os.stat(name, dir_fd=below, follow_symlinks=False).st_size
+        for _, _, names, below in os.fwalk(".", dir_fd=folder)
         for name in names
     )
 
@@ -131,18 +134,25 @@ def verify(
     Raises:
         StoreNotFoundError, FormatError, VersionError: as `sharkstore.open`.
     """
-    with open_folder(path) as folder:
-        raw, document = read_document(folder, path)
-        metadata = parse(document, path)
-        assert isinstance(document, dict)
-        found = list(_check_documents(folder, path, document))
-        damaged, trailers = _check_chunks(folder, metadata, progress, quick=quick)
-        found += damaged
-        if not damaged:
-            found += _check_digest(raw, metadata, trailers)
-        if not quick and not damaged:
-            for table in metadata.tables:
-                found += _check_rowmap(folder, table)
+    return read_current(path, lambda folder: _verify(folder, path, progress, quick=quick))
+
+
+def _verify(
+    folder: int, path: str, progress: Progress | None, *, quick: bool
+) -> tuple[StoreMetadata, list[Finding]]:
+    raw, document = read_document(folder, path)
+    metadata = parse(document, path)
+    assert isinstance(document, dict)
+    found = list(_check_documents(folder, path, document))
+    damaged, trailers = _check_chunks(folder, metadata, progress, quick=quick)
+    found += damaged
+    if not damaged:
+        found += _check_digest(raw, metadata, trailers)
+    if not quick and not damaged:
+        for table in metadata.tables:
+            found += _check_rowmap(folder, table)
+    if found and not is_current(path, folder):
+        raise CorruptStoreError("exchanged for another store meanwhile", where=path)
     return metadata, found
 
 

@@ -56,7 +56,7 @@ def _tiers(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     callback=_tiers,
     help="Encodings by share of the rows ('f32=1%,f16=9%,int8=rest') or by least priority "
     "('f32@1000,f16@50,int8'). Encodings: f32, f16, int8, int8.affine, int8.f32 (scales in "
-    "float32), int8.affine.f32.",
+    "float32), int8.affine.f32, constant (the tier's mean row).",
 )
 @click.option("--stats", type=click.Path(), help="Row priorities and field scores (safetensors).")
 @click.option("--tables", multiple=True, metavar="GLOB", help="Which tensors are tables.")
@@ -109,7 +109,7 @@ def convert(
     if style == "json":
         show_json(_document(done, store, plan_out))
     else:
-        click.echo(_grid(done).text(style))
+        click.echo(_grid(done, style).text(style))
     for text in _messages(done, store, plan_out, verbose=verbose):
         note(text, quiet=quiet)
 
@@ -131,7 +131,9 @@ def _plan_path(path: str | None, store: str, options: dict[str, Any]) -> str | N
     if path is None:
         return None
     folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+    inside = os.path.realpath(path).startswith(os.path.realpath(store) + os.sep)
+    same = os.path.realpath(path) == os.path.realpath(store)
+    if inside or same or os.path.isdir(path) or not os.access(folder, os.W_OK):
         raise WriteError("the plan can't be written there", where=path)
     if os.path.lexists(path) and not (options["overwrite"] and _is_plan(path)):
         remedy = "--overwrite replaces a plan; --plan-out names another place"
@@ -165,12 +167,14 @@ def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, A
     }
 
 
-def _grid(done: Conversion) -> Grid:
+def _grid(done: Conversion, style: str) -> Grid:
+    exact = style == "csv"
     stored = {table.name: table for table in done.metadata.tables}
     rows = []
     for planned in done.plan.tables:
         table = stored.get(planned.name)
         kept = 0 if table is None else table.nbytes
+        source = planned.rows * planned.dim * 4
         tiers = "dropped"
         if table is not None:
             tiers = ", ".join(f"{tier.encoding} {tier.rows:,}" for tier in table.tiers)
@@ -178,11 +182,11 @@ def _grid(done: Conversion) -> Grid:
             [
                 planned.name,
                 f"{tiers} (pruned)" if planned.action == "prune" else tiers,
-                f"{planned.rows:,}",
+                str(planned.rows) if exact else f"{planned.rows:,}",
                 str(planned.dim),
-                size(planned.rows * planned.dim * 4),
-                size(kept),
-                percent(ratio(kept, planned.rows * planned.dim * 4)),
+                str(source) if exact else size(source),
+                str(kept) if exact else size(kept),
+                str(ratio(kept, source)) if exact else percent(ratio(kept, source)),
             ]
         )
     headers = ["table", "tiers", "rows", "dim", "float32", "stored", "ratio"]
@@ -204,7 +208,8 @@ def _messages(done: Conversion, store: str, plan_out: str | None, *, verbose: bo
         texts.append(f"kept as they are, no tables: {len(dense)} ({_some(dense, verbose=verbose)})")
     texts += [f"left out: {name}: {why}" for name, why in done.plan.left.items()]
     share = percent(ratio(metadata.nbytes, metadata.source_nbytes))
-    sizes = f"{size(metadata.source_nbytes)} of tables -> {size(metadata.nbytes)} ({share})"
+    before = f"{size(metadata.source_nbytes)} of tables in float32"
+    sizes = f"{before}, now {size(metadata.nbytes)} ({share})"
     if done.written:
         texts.append(f"{store}: {sizes}, digest {metadata.digest}")
     else:

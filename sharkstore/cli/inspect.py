@@ -42,29 +42,45 @@ def inspect(store: str, style: str, *, quiet: bool, verbose: bool) -> None:
 
 def _grid(found: dict[str, Any], style: str) -> Grid:
     """A line a table, and one for each part of it: tiers, row map."""
+    if style == "csv":
+        return _exact_grid(found)
     headers = ["table", "part", "rows", "dim", "bytes", "stored", "ratio", "score"]
     rows = []
     for table in found["tables"]:
         score = "" if table["score"] is None else f"{table['score']:.3g}"
         whole = "pruned" if table["pruned"] else ""
-        dim, share = str(table["dim"]), percent(table["ratio"])
-        rows.append(
-            [table["name"], whole, *_sizes(table["rows"], dim, table["nbytes"]), share, score]
-        )
+        sizes = [f"{table['rows']:,}", str(table["dim"]), *_bytes(table["nbytes"])]
+        rows.append([table["name"], whole, *sizes, percent(table["ratio"]), score])
         name = "" if style == "human" else table["name"]
         rows += [
-            [name, tier["encoding"], *_sizes(tier["rows"], "", tier["nbytes"]), "", ""]
+            [name, tier["encoding"], f"{tier['rows']:,}", "", *_bytes(tier["nbytes"]), "", ""]
             for tier in table["tiers"]
         ]
         if table["rowmap_nbytes"]:
-            rows.append([name, "row map", "", *_sizes(0, "", table["rowmap_nbytes"])[1:], "", ""])
-    total = _sizes(sum(table["rows"] for table in found["tables"]), "", found["nbytes"])
-    rows.append(["total", "", *total, percent(found["ratio"]), ""])
+            rows.append([name, "row map", "", "", *_bytes(table["rowmap_nbytes"]), "", ""])
+    total = f"{sum(table['rows'] for table in found['tables']):,}"
+    rows.append(["total", "", total, "", *_bytes(found["nbytes"]), percent(found["ratio"]), ""])
     return Grid(headers, rows, left=2)
 
 
-def _sizes(rows: int, dim: str, nbytes: int) -> list[str]:
-    return [f"{rows:,}", dim, f"{nbytes:,}", size(nbytes)]
+def _bytes(count: int) -> list[str]:
+    return [f"{count:,}", size(count)]
+
+
+def _exact_grid(found: dict[str, Any]) -> Grid:
+    """Plain numbers for other programs: a line a tier and a row map."""
+    rows = []
+    for table in found["tables"]:
+        name, dim, score = table["name"], str(table["dim"]), table["score"]
+        tail = [str(table["ratio"]), "" if score is None else str(score), str(table["pruned"])]
+        rows += [
+            [name, tier["encoding"], str(tier["rows"]), dim, str(tier["nbytes"]), *tail]
+            for tier in table["tiers"]
+        ]
+        if table["rowmap_nbytes"]:
+            rows.append([name, "row map", "", dim, str(table["rowmap_nbytes"]), *tail])
+    headers = ["table", "part", "rows", "dim", "bytes", "table_ratio", "table_score", "pruned"]
+    return Grid(headers, rows)
 
 
 def _summary(found: dict[str, Any]) -> list[str]:

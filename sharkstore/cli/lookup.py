@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import click
 
 from sharkstore.cli.render import Grid, format_option, message_options, note, show_json
@@ -20,13 +22,27 @@ Examples:
 @click.argument("store", type=click.Path())
 @click.argument("table")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
+@click.option(
+    "--bounds",
+    type=click.Choice(["raise", "default"]),
+    default="raise",
+    show_default=True,
+    help="Ids outside the table: an error, or the table's default row.",
+)
 @format_option
 @message_options
 def lookup(
-    store: str, table: str, ids: tuple[int, ...], style: str, *, quiet: bool, verbose: bool
+    store: str,
+    table: str,
+    ids: tuple[int, ...],
+    style: str,
+    *,
+    bounds: Literal["raise", "default"],
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Print the rows ID... of TABLE in STORE."""
-    with open_store(store) as opened:
+    with open_store(store, bounds=bounds) as opened:
         rows = opened[table].lookup(list(ids))
         note(repr(opened[table]), quiet=quiet or not verbose)
     if style == "json":

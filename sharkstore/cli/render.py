@@ -32,7 +32,8 @@ class Grid:
             out = io.StringIO()
             csv.writer(out, lineterminator="\n").writerows([self.headers, *self.rows])
             return out.getvalue().rstrip("\n")
-        widths = [max(map(len, column)) for column in zip(self.headers, *self.rows, strict=True)]
+        shown = [[printable(cell) for cell in row] for row in [self.headers, *self.rows]]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
         lines = [self._line(row, widths, style) for row in [self.headers, *self.rows]]
         if style == "markdown":
             marks = [
@@ -42,6 +43,7 @@ class Grid:
         return "\n".join(lines)
 
     def _line(self, row: Sequence[str], widths: Sequence[int], style: str) -> str:
+        row = [printable(cell) for cell in row]
         if style == "markdown":
             row = [cell.replace("|", "\\|") for cell in row]
         cells = [
@@ -56,6 +58,16 @@ class Grid:
 def show_json(document: Any) -> None:
     """Print JSON on stdout."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def printable(text: str) -> str:
+    """Names come out of checkpoints: control characters must not reach the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 file, 2 files."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def size(nbytes: float) -> str:
@@ -74,7 +86,7 @@ def percent(share: float) -> str:
 def note(text: str, *, quiet: bool = False) -> None:
     """A message on stderr."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 class Bars:

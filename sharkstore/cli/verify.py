@@ -6,7 +6,15 @@ import sys
 
 import click
 
-from sharkstore.cli.render import Bars, Grid, format_option, message_options, note, show_json
+from sharkstore.cli.render import (
+    Bars,
+    Grid,
+    counted,
+    format_option,
+    message_options,
+    note,
+    show_json,
+)
 from sharkstore.report import verify as verify_store
 
 EXAMPLES = """
@@ -42,9 +50,11 @@ def verify(store: str, style: str, *, quick: bool, quiet: bool, verbose: bool) -
         rows = [[one.where, one.message] for one in found]
         click.echo(Grid(["where", "what"], rows, left=2).text(style))
     for array in metadata.arrays if verbose else ():
-        note(f"checked {array.path}: {array.chunks} chunk files", quiet=quiet)
+        note(f"checked {array.path}: {counted(array.chunks, 'chunk file')}", quiet=quiet)
     if found:
-        note(f"{store}: {len(found)} findings; not sound")
+        note(f"{store}: {counted(len(found), 'finding')}; not sound")
         sys.exit(1)
     depth = "sizes, trailers and digest" if quick else "every byte"
-    note(f"{store}: sound ({depth}; {chunks} chunk files), {metadata.digest}", quiet=quiet)
+    note(
+        f"{store}: sound ({depth}; {counted(chunks, 'chunk file')}), {metadata.digest}", quiet=quiet
+    )

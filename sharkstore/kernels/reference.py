@@ -29,6 +29,8 @@ U8 = NDArray[np.uint8]
 Pool = Literal["sum", "mean", "max"]
 
 LOOKUP_BLOCK = 1 << 16
+# bags of more ids are summed one by one, others side by side
+LONG_BAG = 512
 BLOCK_PLANES = {size: planes for planes, size in ROWMAP_BLOCK_BYTES.items()}
 
 
@@ -316,16 +318,26 @@ def pool(rows: F32, offsets: I64, weights: F32 | None, mode: Pool, out: F32) -> 
 
 def _pool(rows: F32, offsets: I64, weights: F32 | None, mode: Pool, out: F32) -> None:
     lengths = np.diff(offsets)
+    if weights is not None:
+        rows = weights[:, None] * rows
     out[:] = 0
-    for position in range(int(lengths.max(initial=0))):
-        bags = np.flatnonzero(lengths > position)
-        taken = offsets[bags] + position
-        row = rows[taken] if weights is None else weights[taken, None] * rows[taken]
-        if mode != "max":
-            out[bags] += row
-        elif position == 0:
-            out[bags] = row
-        else:
-            out[bags] = np.where((row > out[bags]) | np.isnan(row), row, out[bags])
+    if mode == "max":
+        _pool_max(rows, offsets, lengths, out)
+        return
+    for position in range(int(lengths.max(initial=0, where=lengths <= LONG_BAG))):
+        bags = np.flatnonzero((lengths > position) & (lengths <= LONG_BAG))
+        out[bags] += rows[offsets[bags] + position]
+    for bag in np.flatnonzero(lengths > LONG_BAG):
+        bag_rows = rows[offsets[bag] : offsets[bag + 1]]
+        sums = np.add.accumulate(bag_rows, axis=0)  # one after the other, as above
+        out[bag] += sums[-1]
     if mode == "mean":
         out /= np.maximum(lengths, 1).astype(np.float32)[:, None]
+
+
+def _pool_max(rows: F32, offsets: I64, lengths: I64, out: F32) -> None:
+    for position in range(int(lengths.max(initial=0))):
+        bags = np.flatnonzero(lengths > position)
+        row = rows[offsets[bags] + position]
+        keep = (position > 0) & ~((row > out[bags]) | np.isnan(row))
+        out[bags] = np.where(keep, out[bags], row)

@@ -24,7 +24,7 @@ def as_ids(values: ArrayLike, what: str = "ids") -> I64:
         DtypeError: an array of another dtype than int32 and int64.
         IdError: a Python integer beyond 64 bits.
     """
-    array: NDArray[Any] = np.asarray(values)
+    array = _as_array(values, what)
     plain = not hasattr(values, "dtype")  # lists and numbers have the dtype numpy gives them
     if plain:
         _check_64_bits(array, what)
@@ -32,6 +32,13 @@ def as_ids(values: ArrayLike, what: str = "ids") -> I64:
         raise DtypeError(f"{what} of dtype {array.dtype}", expected="int64 or int32")
     wide: I64 = array.astype(np.int64, copy=False)
     return wide
+
+
+def _as_array(values: ArrayLike, what: str) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ArgumentError(f"{what} of uneven lengths make no array") from error
 
 
 def _check_64_bits(array: NDArray[Any], what: str) -> None:
@@ -50,9 +57,10 @@ def as_weights(values: ArrayLike, ids: I64) -> F32:
         DtypeError: an array of another dtype than float32.
         ArgumentError: another shape than the ids'.
     """
-    array = np.asarray(values)
+    array = _as_array(values, "per_sample_weights")
     if not hasattr(values, "dtype") and array.dtype.kind in "fiu":
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
     if array.dtype != np.float32:
         raise DtypeError(f"per_sample_weights of dtype {array.dtype}", expected="float32")
     if array.shape != ids.shape:
@@ -169,5 +177,5 @@ def out_array(out: Any, shape: tuple[int, ...], *inputs: NDArray[Any] | None) ->
 
 def check_choice(what: str, value: Any, known: tuple[str, ...]) -> None:
     """Refuse an option that isn't one of the known."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ArgumentError(f"{what} {value!r} is not known", expected=" or ".join(known))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, TypeVar
 
-from sharkstore.errors import FormatError, StoreNotFoundError
+from sharkstore.errors import CorruptStoreError, FormatError, StoreNotFoundError
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -36,6 +38,33 @@ def open_folder(root: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def read_current(root: str, read: Callable[[int], T]) -> T:
+    """Read below the folder of a path; again, if it was exchanged for another meanwhile.
+
+    Args:
+        read: given the folder's descriptor.
+
+    Raises:
+        StoreNotFoundError: nothing there.
+        FormatError, CorruptStoreError: as `read`.
+    """
+    while True:
+        with open_folder(root) as folder:
+            try:
+                return read(folder)
+            except (CorruptStoreError, FormatError):
+                if is_current(root, folder):
+                    raise
+
+
+def is_current(root: str, folder: int) -> bool:
+    """Whether a path still leads to the folder of this descriptor, or nowhere."""
+    try:
+        return os.path.samestat(os.stat(root), os.fstat(folder))
+    except OSError:
+        return True
 
 
 def open_regular(folder: int, path: str) -> IO[bytes]:

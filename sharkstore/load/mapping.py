@@ -34,7 +34,9 @@ def map_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
     shape = (spec.rows, spec.row_bytes)
     chunks = spec.chunks
     if not chunks:
-        return np.empty(shape, np.uint8)
+        nothing = np.empty(shape, np.uint8)
+        nothing.flags.writeable = False
+        return nothing
     paths = [spec.chunk_path(index).encode() for index in range(chunks)]
     try:
         mapped = map_chunks(folder, paths, spec.chunk_bytes, spec.file_bytes)

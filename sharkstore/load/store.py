@@ -22,7 +22,7 @@ from sharkstore.format import validate
 from sharkstore.format.layout import ROOT_DOCUMENT, ArraySpec
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.load import arguments
-from sharkstore.load.files import open_folder, open_regular
+from sharkstore.load.files import open_regular, read_current
 from sharkstore.load.mapping import copy_array, map_array
 from sharkstore.load.table import Bounds, Table, table_stats
 
@@ -48,6 +48,7 @@ class Store(Mapping[str, Table]):
         self._dense = dense
         self._io = io
         self._bounds = bounds
+        self._origin = os.path.abspath(path)
         self._closed = False
 
     @property
@@ -84,6 +85,9 @@ class Store(Mapping[str, Table]):
         except KeyError:
             self._unknown(name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tables
+
     def _unknown(self, name: object) -> NoReturn:
         if name in self.metadata.dropped:
             raise UnknownTableError(f"table {name!r} was dropped at conversion", where=self.path)
@@ -105,7 +109,7 @@ class Store(Mapping[str, Table]):
         if self._closed:
             raise ClosedError("the store was closed", where=self.path)
         reopen = functools.partial(open_store, bounds=self._bounds)
-        return reopen, (os.path.abspath(self.path), self._io)
+        return reopen, (self._origin, self._io)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self)} tables, {self.nbytes:,} bytes"
@@ -126,7 +130,7 @@ class Store(Mapping[str, Table]):
 
 
 def open_store(path: str | os.PathLike[str], io: Io = "auto", *, bounds: Bounds = "raise") -> Store:
-    """Open a store for lookups. Reads one small file; touches no data pages.
+    """Open a store for lookups. Reads one small file, and no rows.
 
     Args:
         path: the store's directory.
@@ -144,40 +148,28 @@ def open_store(path: str | os.PathLike[str], io: Io = "auto", *, bounds: Bounds 
     arguments.check_choice("io", io, ("auto", "mmap", "ram"))
     arguments.check_choice("bounds", bounds, arguments.BOUNDS)
     root = os.fsdecode(path)
-    while True:
-        with open_folder(root) as folder:
-            try:
-                return _open(folder, root, io, bounds)
-            except (CorruptStoreError, FormatError) as error:
-                if _is_folder(root, folder):
-                    if isinstance(error, CorruptStoreError):
-                        error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
-                    raise
-                # exchanged for a new store meanwhile, and the old one removed: open that
+    return read_current(root, lambda folder: _open(folder, root, io, bounds))
 
 
 def _open(folder: int, root: str, io: Io, bounds: Bounds) -> Store:
     metadata = validate.parse(read_document(folder, root)[1], root)
     take = copy_array if io == "ram" else map_array
-    tables = {
-        table.name: Table(table, _view(folder, table, take), bounds) for table in metadata.tables
-    }
-    dense = {
-        entry.name: take(folder, entry.array)
-        .reshape(-1)
-        .view(entry.array.dtype)
-        .reshape(entry.array.shape)
-        for entry in metadata.dense
-    }
-    return Store(root, metadata, tables, dense, "ram" if io == "ram" else "mmap", bounds)
-
-
-def _is_folder(root: str, folder: int) -> bool:
-    """Whether a path still leads to the folder of this descriptor."""
     try:
-        return os.path.samestat(os.stat(root), os.fstat(folder))
-    except OSError:
-        return True
+        tables = {
+            table.name: Table(table, _view(folder, table, take), bounds)
+            for table in metadata.tables
+        }
+        dense = {
+            entry.name: take(folder, entry.array)
+            .reshape(-1)
+            .view(entry.array.dtype)
+            .reshape(entry.array.shape)
+            for entry in metadata.dense
+        }
+    except CorruptStoreError as error:
+        error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
+        raise
+    return Store(root, metadata, tables, dense, "ram" if io == "ram" else "mmap", bounds)
 
 
 def read_document(folder: int, root: str, path: str = ROOT_DOCUMENT) -> tuple[bytes, object]:

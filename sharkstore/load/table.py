@@ -150,13 +150,13 @@ class Table:
         weights = None
         if per_sample_weights is not None:
             weights = arguments.as_weights(per_sample_weights, wanted)
+        result = arguments.out_array(out, (len(bags) - 1, self.dim), wanted, bags, weights)
         flat = wanted.reshape(-1)
         self._check_bounds(flat, bounds)
         if padding_idx is not None:
             flat, bags, weights = arguments.without_padding(
                 flat, bags, weights, padding_idx, self.rows
             )
-        result = arguments.out_array(out, (len(bags) - 1, self.dim), wanted, bags, weights)
         try:
             kernels.embedding_bag(view, flat, bags, weights, mode, result)
         except kernels.SlotError as error:

@@ -37,6 +37,21 @@ class Policy:
     default: Default = "zero"
     nonfinite: NonFinite = "error"
 
+    def __post_init__(self) -> None:
+        """Refuse what a command line can't pass, but a caller can."""
+        _check_choice("default_row", self.default, ("zero", "mean"))
+        _check_choice("nonfinite", self.nonfinite, ("error", "zero"))
+        for name in ("tables", "prune"):
+            if isinstance(getattr(self, name), str):
+                raise PlanError(f"{name} must be a list of texts, got one text")
+        if self.keep is not None and type(self.keep) is not int:
+            raise PlanError("keep must be an integer", got=repr(self.keep))
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise PlanError(f"{name} {value!r} is not known", expected=" or ".join(known))
+
 
 def build_plan(
     tensors: Mapping[str, Tensor], left: Mapping[str, str], stats: Stats, policy: Policy

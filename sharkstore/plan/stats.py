@@ -18,6 +18,10 @@ from sharkstore.tensors import Tensor
 
 PER_ROW = ("count", "positive", "priority", "sensitivity")
 BLOCK = 1 << 20
+# what float32 holds
+MOST = float(np.finfo(np.float32).max)
+TABLE_KINDS = (*PER_ROW, "mean", "metric")
+FIELD_KINDS = ("score", "score_signed", "sfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,12 @@ class Stats:
         """Tables that something was measured of, or that a field names."""
         measured = {key.split("/", 1)[1].rpartition("/")[0] for key in self.arrays if _of(key)}
         return measured | set(self.fields.values())
+
+    @property
+    def unknown(self) -> list[str]:
+        """Keys of kinds that this version doesn't know."""
+        kinds = {"tables": TABLE_KINDS, "fields": FIELD_KINDS}
+        return [k for k in self.arrays if k.rpartition("/")[2] not in kinds[k.split("/")[0]]]
 
     def priority(self, table: str) -> NDArray[Any] | None:
         """Row priorities (rows,), or counts where there are none; None if neither."""
@@ -86,6 +96,11 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         StatsError: other tables, other lengths, or priorities that are no finite numbers.
     """
+    scored = {key.split("/", 1)[1].rpartition("/")[0] for key in stats.arrays if not _of(key)}
+    homeless = sorted(scored - set(stats.fields))
+    if homeless:
+        remedy = "the metadata's 'fields' maps each field to its table"
+        raise StatsError(f"field {homeless[0]!r} has no table", where=stats.where, remedy=remedy)
     strange = sorted(stats.tables - set(tensors))
     if strange:
         raise StatsError(
@@ -97,7 +112,7 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
         if not _of(key):
             if values.size != 1:
                 raise StatsError(f"{key}: wrong length", where=stats.where, got=values.shape)
-            _check_values(key, values.reshape(-1), stats.where, least=-np.inf)
+            _check_values(key, values.reshape(-1), stats.where, least=-MOST)
             continue
         table, _, kind = key.split("/", 1)[1].rpartition("/")
         tensor = tensors[table]
@@ -106,10 +121,10 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
             _check_values(key, values, stats.where, least=0)
         elif kind == "mean":
             _check_length(key, values, tensor.shape[1:], stats.where)
-            _check_values(key, values, stats.where, least=-np.inf)
+            _check_values(key, values, stats.where, least=-MOST)
         elif kind == "metric":
             _check_length(key, values, tensor.shape[1:] * 2, stats.where)
-            _check_values(key, values.reshape(-1), stats.where, least=-np.inf)
+            _check_values(key, values.reshape(-1), stats.where, least=-MOST)
 
 
 def _of(key: str) -> bool:
@@ -122,12 +137,13 @@ def _check_length(key: str, values: NDArray[Any], shape: tuple[int, ...], where:
 
 
 def _check_values(key: str, values: NDArray[Any], where: str, *, least: float) -> None:
-    expected = "a finite number" if least else "finite, not negative"
+    expected = "not negative, and finite in float32" if least == 0 else "finite in float32"
     for start in range(0, len(values), BLOCK):
         block = values[start : start + BLOCK]
         if block.dtype.kind not in "fiu":
             raise StatsError(f"{key}: dtype {block.dtype}", where=where, expected="numbers")
-        bad = np.flatnonzero(~np.isfinite(block) | (block < least))
+        wide = block.astype(np.float64)
+        bad = np.flatnonzero(~((wide >= least) & (wide <= MOST)))
         if len(bad):
             row = start + int(bad[0])
             raise StatsError(f"{key}: row {row} is {values[row]}", where=where, expected=expected)

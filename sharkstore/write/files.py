@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sharkstore.checksum import crc32c
 from sharkstore.errors import DestinationError, SharkstoreError, WriteError
 from sharkstore.format.layout import HUGE_PAGE, ROOT_DOCUMENT, TRAILER_BYTES
+from sharkstore.format.validate import check
 
 # one write of this size lets the file system lay out whole huge pages
 WRITE_BYTES = 32 << 20
@@ -55,7 +56,8 @@ def write_chunk(
             if chunk_bytes >= HUGE_PAGE and hasattr(os, "posix_fadvise"):
                 # dropped pages come back as huge ones when the file is mapped
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert written == chunk_bytes
+    if written != chunk_bytes:
+        raise WriteError("a chunk came out too long", where=path, got=written, expected=chunk_bytes)
     return crc
 
 
@@ -187,19 +189,28 @@ class Destination:
 
 
 def _is_replaceable(path: str) -> bool:
-    """Whether a path is an empty folder, or a store with nothing else in it."""
+    """Whether a path is an empty folder, or a store with no other files in it."""
     if os.path.islink(path) or not os.path.isdir(path):
         return False
-    entries = set(os.listdir(path))
-    if not entries:
+    if not os.listdir(path):
         return True
-    if not entries <= {ROOT_DOCUMENT, "tables", "dense"}:
-        return False
     try:
         with open(os.path.join(path, ROOT_DOCUMENT), "rb") as file:
-            return "sharkstore" in json.load(file)["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
+            document = json.load(file)
+        metadata, _ = check(document)
+    except (OSError, ValueError, RecursionError):
         return False
+    if metadata is None:
+        return False
+    known = {f"{node}/{ROOT_DOCUMENT}" for node in document["consolidated_metadata"]["metadata"]}
+    known.add(ROOT_DOCUMENT)
+    for array in metadata.arrays:
+        known.update(array.chunk_path(index) for index in range(array.chunks))
+    return all(
+        os.path.relpath(os.path.join(folder, name), path) in known
+        for folder, _, names in os.walk(path)
+        for name in names
+    )
 
 
 def _lock(lock_path: str, destination: str) -> int:

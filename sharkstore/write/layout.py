@@ -82,7 +82,7 @@ def _table(table: TablePlan, path: str, survey: Survey | None, target: int) -> T
         tiers=tuple(tiers),
         rowmap=rowmap,
         default=default,
-        pruned=table.action == "prune",
+        pruned=[tier.encoding.name for tier in tiers] == ["constant"],
     )
 
 

@@ -87,7 +87,9 @@ def _rank(
     total = sum(
         values.nbytes * passes(len(table.tiers))
         for table in plan.tables
-        if len(table.stored_tiers) > 1 and (values := priorities[table.name]) is not None
+        if table.action == "store"
+        and len(table.tiers) > 1
+        and (values := priorities[table.name]) is not None
     )
 
     def advance(done: int) -> None:

@@ -32,6 +32,31 @@ def test_other_files_in_a_store_keep_it_from_being_replaced(shark, checkpoint, t
     assert (store / "notes.txt").read_text() == "mine"
 
 
+def test_other_files_deep_in_a_store_keep_it_from_being_replaced(shark, checkpoint, tmp_path):
+    store = tmp_path / "m.shark"
+    shark("convert", checkpoint, store)
+    (store / "tables" / "notes.txt").write_text("mine")
+    assert shark("convert", checkpoint, store, "--overwrite").code == 1
+    assert (store / "tables" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("place", ["m.shark", "m.shark/plan.json"])
+def test_a_plan_never_goes_into_the_store(shark, checkpoint, tmp_path, place):
+    store = tmp_path / "m.shark"
+    shark("convert", checkpoint, store)
+    done = shark("convert", checkpoint, store, "--overwrite", "--plan-out", tmp_path / place)
+    assert done.code == 1
+    assert "can't be written there" in done.err
+
+
+def test_control_characters_in_names_stay_off_the_terminal(shark, tmp_path):
+    save(tmp_path / "m.safetensors", {"emb\x1b[31m\nx": np.eye(3, dtype=np.float32)})
+    done = shark("convert", tmp_path / "m.safetensors", tmp_path / "m.shark")
+    assert done.code == 0
+    assert "\x1b" not in done.out + done.err
+    assert r"emb\x1b[31m\nx" in done.out
+
+
 @pytest.mark.parametrize("options", [(), ("--overwrite",)])
 def test_a_plan_never_replaces_what_is_no_plan(shark, checkpoint, tmp_path, options):
     before = checkpoint.read_bytes()

@@ -72,7 +72,7 @@ def test_ids_of_another_dtype_are_a_type_error(ids):
 
 
 def test_ids_of_uneven_length_are_refused():
-    with pytest.raises(ValueError, match="inhomogeneous"):
+    with pytest.raises(ValueError, match="uneven lengths"):
         arguments.as_ids([[1], [2, 3]])
 
 

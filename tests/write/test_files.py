@@ -15,6 +15,8 @@ from strategies import SAMPLE
 
 import sharkstore
 from sharkstore.errors import DestinationError, WriteError
+from sharkstore.format import zarr3
+from sharkstore.format.metadata import BLANK_DIGEST
 from sharkstore.write import files
 from sharkstore.write.files import Destination, write_chunk, write_document
 
@@ -225,13 +227,15 @@ def test_a_store_is_there_at_every_moment_of_being_replaced(tmp_path):
     done.set()
     watcher.join()
     assert all(present)
-    assert json.loads((path / "zarr.json").read_bytes())["attributes"]["sharkstore"] == 29
+    ours = json.loads((path / "zarr.json").read_bytes())["attributes"]["sharkstore"]
+    assert ours["provenance"] == {"version": 29}
 
 
 def replace(path, version):
-    """Make a store of nothing but a version appear."""
+    """Make a store without tables, of nothing but a version, appear."""
+    ours = {"format": "1.0", "digest": BLANK_DIGEST, "provenance": {"version": version}}
     with Destination(str(path), overwrite=True) as place:
-        document = json.dumps({"attributes": {"sharkstore": version}}).encode()
+        document = zarr3.dump(zarr3.root_document({"sharkstore": ours}, {}))
         write_document(os.path.join(place.partial, "zarr.json"), document)
         place.commit()
 
