@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sharkstore import __version__
@@ -38,13 +38,14 @@ class Conversion:
         metadata: of the store; in a dry run without digest and scale exponents.
         data_bytes: bytes of all chunk files.
         notes: what a person should know: rows that count alike, values set to zero, …
+        written: whether the store was written; False in a dry run.
     """
 
     plan: Plan
     metadata: StoreMetadata
     data_bytes: int
     notes: tuple[str, ...] = ()
-    written: bool = field(default=False)
+    written: bool = False
 
 
 def convert_checkpoint(

@@ -1,4 +1,4 @@
-"""Where bytes lie: chunk sizes, chunk files, row-map blocks, names of groups.
+"""Where bytes lie: chunk sizes, chunk files, row-map blocks, safe paths.
 
 Spec: "Arrays and chunk files", "Row map", "Names".
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import numpy as np
 
@@ -154,34 +152,6 @@ def padding(total: int, chunk: int) -> int:
 def rowmap_shape(rows: int, tiers: int) -> tuple[int, int]:
     """Shape of the row map's uint8 array."""
     return (-(-rows // ROWS_PER_BLOCK), ROWMAP_BLOCK_BYTES[planes_for(tiers)])
-
-
-def node_name(name: str) -> str:
-    """A Zarr node name that every file system takes; at most 200 bytes, see `unique_nodes`."""
-    encoded = quote(name, safe="").replace("~", "%7E")
-    reserved = not encoded.strip(".") or encoded.casefold() == ROOT_DOCUMENT
-    if not name:
-        return "~"
-    if encoded.startswith("__") or reserved:
-        encoded = "".join(f"%{byte:02X}" for byte in name.encode())
-    return encoded[:200]
-
-
-def unique_nodes(names: Iterable[str]) -> dict[str, str]:
-    """Name → node name, unique also where a file system ignores case.
-
-    A name that would collide gets `~1`, `~2`, … behind it, in the order given.
-    """
-    nodes: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in names:
-        node, count = node_name(name), 0
-        while node.casefold() in taken:
-            count += 1
-            node = f"{node_name(name)}~{count}"
-        taken.add(node.casefold())
-        nodes[name] = node
-    return nodes
 
 
 def is_node_path(text: str) -> bool:

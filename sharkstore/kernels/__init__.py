@@ -12,16 +12,14 @@ from sharkstore.kernels.reference import (
     SlotError,
     TableView,
     Tier,
-    build_rowmap,
     decode_rows,
     embedding_bag,
     encode_rows,
     lookup,
-    rowmap_counters,
-    rowmap_tiers,
     scale_exponent,
     stored_scales,
 )
+from sharkstore.kernels.rowmap import build_rowmap, rowmap_counters, rowmap_tiers
 
 __all__ = [
     "SlotError",

@@ -1,9 +1,9 @@
-"""The numpy reference: what every encoding, the row map, lookup and pooling compute.
+"""The numpy reference: what every encoding, lookup and pooling compute.
 
 All arithmetic is float32, rounded half to even after each operation, in the order written
 here. A native kernel equals these functions bit for bit.
 
-Spec: "Encodings", "Row map", "Lookup".
+Spec: "Encodings", "Lookup".
 """
 
 from __future__ import annotations
@@ -15,13 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.encodings import (
-    FLOAT_DTYPES,
-    ROWMAP_BLOCK_BYTES,
-    ROWS_PER_BLOCK,
-    SCALE_DTYPES,
-    Encoding,
-)
+from sharkstore.encodings import FLOAT_DTYPES, SCALE_DTYPES, Encoding
+from sharkstore.kernels.rowmap import BLOCK_PLANES, rowmap_counters
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -31,7 +26,6 @@ Pool = Literal["sum", "mean", "max"]
 LOOKUP_BLOCK = 1 << 16
 # bags of more ids are summed one by one, others side by side
 LONG_BAG = 512
-BLOCK_PLANES = {size: planes for planes, size in ROWMAP_BLOCK_BYTES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,52 +165,7 @@ def _pack(head: Sequence[NDArray[Any]], codes: NDArray[Any]) -> U8:
     return np.concatenate([*columns, codes.view(np.uint8)], axis=1)
 
 
-# --- row map ---------------------------------------------------------------------------------
-
-
-def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
-    """Row-map blocks of consecutive rows.
-
-    Args:
-        tiers: uint8 (n,), each row's tier; the first row starts a block.
-        planes: 1, 2 or 3.
-        counts: rows of each tier before the first row; zeros when left out.
-
-    Returns:
-        uint8 (ceil(n / 64), 16 | 32 | 64).
-    """
-    blocks = -(-len(tiers) // ROWS_PER_BLOCK)
-    padded = np.zeros((blocks, ROWS_PER_BLOCK), np.uint8)
-    padded.reshape(blocks * ROWS_PER_BLOCK)[: len(tiers)] = tiers
-    out = np.zeros((blocks, ROWMAP_BLOCK_BYTES[planes]), np.uint8)
-    for plane in range(planes):
-        bits = np.packbits((padded >> plane) & 1, axis=1, bitorder="little")
-        out[:, 8 * plane : 8 * plane + 8] = bits
-    present = np.arange(blocks * ROWS_PER_BLOCK).reshape(padded.shape) < len(tiers)
-    for tier in range(2**planes):
-        within = ((padded == tier) & present).sum(axis=1, dtype=np.int64)
-        first = counts[tier] if tier < len(counts) else 0
-        before = (first + np.cumsum(within) - within).astype("<u4")
-        start = 8 * planes + 4 * tier
-        out[:, start : start + 4] = before.reshape(-1, 1).view(np.uint8)
-    return out
-
-
-def rowmap_tiers(rowmap: U8) -> U8:
-    """Tier of every row of some blocks, spare rows of the last one included: uint8 (n,)."""
-    planes = BLOCK_PLANES[rowmap.shape[1]]
-    tiers = np.zeros((len(rowmap), ROWS_PER_BLOCK), np.uint8)
-    for plane in range(planes):
-        plane_bytes = np.ascontiguousarray(rowmap[:, 8 * plane : 8 * plane + 8])
-        tiers |= np.unpackbits(plane_bytes, axis=1, bitorder="little") << plane
-    return tiers.reshape(-1)
-
-
-def rowmap_counters(rowmap: U8) -> NDArray[np.uint32]:
-    """Rows of each tier before each block: uint32 (blocks, 2 ** planes)."""
-    planes = BLOCK_PLANES[rowmap.shape[1]]
-    counters = np.ascontiguousarray(rowmap[:, 8 * planes : 8 * planes + 4 * 2**planes])
-    return counters.view("<u4")
+# --- lookup and pooling ----------------------------------------------------------------------
 
 
 def resolve(table: TableView, ids: I64) -> tuple[U8, I64]:
@@ -246,9 +195,6 @@ def resolve(table: TableView, ids: I64) -> tuple[U8, I64]:
     if len(bad):
         raise SlotError(int(ids[bad[0]]), int(tier[bad[0]]))
     return tier, slot
-
-
-# --- lookup and pooling ----------------------------------------------------------------------
 
 
 def lookup(table: TableView, ids: I64, out: F32) -> None:

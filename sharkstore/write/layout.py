@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sharkstore.format.layout import CHUNK_TARGET, array_spec, rowmap_shape, unique_nodes
+from sharkstore.format.layout import CHUNK_TARGET, array_spec, rowmap_shape
 from sharkstore.format.metadata import (
     BLANK_DIGEST,
     DenseMetadata,
@@ -23,6 +23,7 @@ from sharkstore.format.metadata import (
 from sharkstore.plan.model import Plan, TablePlan
 from sharkstore.quant.encode import fitted
 from sharkstore.tensors import Tensor, raw_dtype
+from sharkstore.write.names import unique_nodes
 from sharkstore.write.survey import Survey
 
 
