@@ -1,6 +1,33 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 def map_chunks(
     folder: int, paths: list[bytes], chunk_bytes: int, file_bytes: int
 ) -> NDArray[np.uint8]: ...
+def huge_array(bytes: int) -> NDArray[np.uint8]: ...
+def backends() -> list[str]: ...
+def backend() -> str: ...
+def use_backend(name: str) -> None: ...
+
+class Table:
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        tiers: list[tuple[int, int, float, NDArray[np.uint8]]],
+        rowmap: NDArray[np.uint8] | None,
+        default: NDArray[np.float32],
+    ) -> None: ...
+    def lookup(self, ids: Any, out: Any) -> Any: ...
+    def embedding_bag(
+        self,
+        ids: Any,
+        offsets: Any,
+        weights: Any,
+        last: bool,
+        pool: int,
+        padding: int,
+        out: Any,
+    ) -> Any: ...

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharkstore.errors import ArgumentError, DtypeError, IdError
 
+Ids = NDArray[np.int64] | NDArray[np.int32]
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
+# kernels store whole vectors; smaller arrays are not worth the aligning
+ALIGNMENT = 64
+ALIGNED_FROM = 1 << 16
 ACCEPTED = (np.dtype(np.int64), np.dtype(np.int32))
 BOUNDS = ("raise", "default")
 
 
-def as_ids(values: ArrayLike, what: str = "ids") -> I64:
-    """Integers as int64, of any shape.
+def as_ids(values: ArrayLike, what: str = "ids") -> Ids:
+    """Integers as an array of any shape that kernels can read: int64, or int32 as it came.
 
     Raises:
         DtypeError: an array of another dtype than int32 and int64.
@@ -30,8 +35,8 @@ def as_ids(values: ArrayLike, what: str = "ids") -> I64:
         _check_64_bits(array, what)
     if array.dtype not in ACCEPTED and not (plain and (array.dtype.kind == "i" or not array.size)):
         raise DtypeError(f"{what} of dtype {array.dtype}", expected="int64 or int32")
-    wide: I64 = array.astype(np.int64, copy=False)
-    return wide
+    kept = array if array.dtype == np.int32 else array.astype(np.int64, copy=False)
+    return np.require(kept, requirements=["C", "A"])
 
 
 def _as_array(values: ArrayLike, what: str) -> NDArray[Any]:
@@ -50,7 +55,7 @@ def _check_64_bits(array: NDArray[Any], what: str) -> None:
             raise IdError(f"{value} in {what} does not fit 64 bits")
 
 
-def as_weights(values: ArrayLike, ids: I64) -> F32:
+def as_weights(values: ArrayLike, ids: Ids) -> F32:
     """Weights as float32 (n,), one for each id.
 
     Raises:
@@ -67,39 +72,39 @@ def as_weights(values: ArrayLike, ids: I64) -> F32:
         raise ArgumentError(
             "per_sample_weights must have the shape of ids", got=array.shape, expected=ids.shape
         )
-    return array.reshape(-1)
+    return np.require(array, requirements=["C", "A"]).reshape(-1)
 
 
-def check_bounds(ids: I64, rows: int, table: str) -> None:
+def refuse_outside(ids: ArrayLike, position: int, count: int, rows: int, table: str) -> NoReturn:
     """Refuse ids outside the table.
+
+    Args:
+        position: of the first of them.
+        count: how many they are.
 
     Raises:
         IdError: naming the first bad id and its position.
     """
-    bad = np.flatnonzero((ids < 0) | (ids >= rows))
-    if len(bad):
-        raise IdError(
-            f"id {ids[bad[0]]} at position {bad[0]} is outside the table"
-            + (f", as are {len(bad) - 1:,} more" if len(bad) > 1 else ""),
-            where=f"table {table!r}",
-            expected=f"0 to {rows - 1}" if rows else "no id: the table has no rows",
-            remedy="bounds='default' returns the table's default row instead",
-        )
+    more = f", as are {count - 1:,} more" if count > 1 else ""
+    raise IdError(
+        f"id {np.asarray(ids).reshape(-1)[position]} at position {position} is outside the table"
+        + more,
+        where=f"table {table!r}",
+        expected=f"0 to {rows - 1}" if rows else "no id: the table has no rows",
+        remedy="bounds='default' returns the table's default row instead",
+    )
 
 
-def bag_offsets(ids: I64, offsets: ArrayLike | None, *, include_last: bool) -> I64:
-    """Offsets of bags with the end of the last one: int64 (bags + 1,).
-
-    2-D ids are one bag a row and take no offsets; 1-D ids need them.
+def bag_starts(ids: Ids, offsets: ArrayLike | None) -> I64 | None:
+    """Offsets of bags as int64 (n,); None for ids of two dimensions, one bag a row.
 
     Raises:
-        ArgumentError: offsets that don't start at 0, fall, or pass the end.
+        ArgumentError: shapes that make no bags.
     """
     if ids.ndim == 2:
         if offsets is not None:
             raise ArgumentError("ids of two dimensions are one bag a row: no offsets then")
-        even: I64 = np.arange(ids.shape[0] + 1, dtype=np.int64) * ids.shape[1]
-        return even
+        return None
     if ids.ndim != 1:
         raise ArgumentError("bags take ids of one or two dimensions", got=ids.ndim)
     if offsets is None:
@@ -107,14 +112,29 @@ def bag_offsets(ids: I64, offsets: ArrayLike | None, *, include_last: bool) -> I
     starts = as_ids(offsets, "offsets")
     if starts.ndim != 1:
         raise ArgumentError("offsets must have one dimension", got=starts.ndim)
-    whole = starts if include_last else np.append(starts, len(ids))
-    if len(whole) == 0:
+    return starts.astype(np.int64, copy=False)
+
+
+def bag_count(ids: Ids, starts: I64 | None, *, include_last: bool) -> int:
+    """Number of bags.
+
+    Raises:
+        ArgumentError: no end of the last bag where there must be one.
+    """
+    if starts is None:
+        return len(ids)
+    if include_last and len(starts) == 0:
         raise ArgumentError("include_last_offset needs at least one offset")
-    _check_offsets(whole, len(ids))
-    return whole
+    return len(starts) - include_last
 
 
-def _check_offsets(whole: I64, count: int) -> None:
+def check_offsets(starts: I64, count: int, *, include_last: bool) -> None:
+    """Refuse offsets that don't start at 0, fall, or pass the end of `count` ids.
+
+    Raises:
+        ArgumentError: naming the first bad offset.
+    """
+    whole = starts if include_last else np.append(starts, count)
     if len(whole) == 1 and count:
         raise ArgumentError(f"no bags, but {count} ids")
     if whole[0] != 0:
@@ -134,10 +154,13 @@ def _check_offsets(whole: I64, count: int) -> None:
         )
 
 
-def without_padding(
-    ids: I64, offsets: I64, weights: F32 | None, padding: int, rows: int
-) -> tuple[I64, I64, F32 | None]:
-    """Ids, offsets and weights without the ids equal to `padding` (negative: from the end)."""
+def padding_id(padding: int, rows: int) -> int:
+    """The id that is left out of bags; a negative one counts from the end.
+
+    Raises:
+        DtypeError: not an integer.
+        ArgumentError: outside the table.
+    """
     try:
         padding = operator.index(padding)
     except TypeError as error:
@@ -146,9 +169,17 @@ def without_padding(
         raise ArgumentError(
             "padding_idx outside the table", got=padding, expected=f"{-rows} to {rows - 1}"
         )
-    keep = ids != padding % rows
-    kept = np.concatenate([[0], np.cumsum(keep)])
-    return ids[keep], kept[offsets], None if weights is None else weights[keep]
+    return padding % rows
+
+
+def fresh_array(shape: tuple[int, ...]) -> F32:
+    """An array of float32 to write into; a large one starts on a cache line."""
+    count = math.prod(shape)
+    if 4 * count < ALIGNED_FROM:
+        return np.empty(shape, np.float32)
+    held = np.empty(count + ALIGNMENT // 4, np.float32)
+    start = -held.__array_interface__["data"][0] % ALIGNMENT // 4
+    return held[start : start + count].reshape(shape)
 
 
 def out_array(out: Any, shape: tuple[int, ...], *inputs: NDArray[Any] | None) -> F32:
@@ -162,14 +193,14 @@ def out_array(out: Any, shape: tuple[int, ...], *inputs: NDArray[Any] | None) ->
         ArgumentError: another shape, read-only, not C-contiguous, or memory of an input.
     """
     if out is None:
-        return np.empty(shape, np.float32)
+        return fresh_array(shape)
     if not isinstance(out, np.ndarray) or out.dtype != np.float32:
         got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise DtypeError("out must be a numpy array", got=got, expected="float32")
     if out.shape != shape:
         raise ArgumentError("out has the wrong shape", got=out.shape, expected=shape)
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ArgumentError("out must be C-contiguous and writable")
+    if not out.flags.carray:
+        raise ArgumentError("out must be C-contiguous, aligned and writable")
     if any(one is not None and np.may_share_memory(out, one) for one in inputs):
         raise ArgumentError("out shares memory with what is looked up")
     return out

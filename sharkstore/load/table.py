@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ class Table:
     def __init__(self, metadata: TableMetadata, view: kernels.TableView, bounds: Bounds) -> None:
         self.metadata = metadata
         self._view: kernels.TableView | None = view
+        self._native: Any = kernels.bind(view)
         self._bounds = bounds
         # by thread, so that counting needs no lock, which a fork could leave taken
         self._out_of_bounds: dict[int, int] = {}
@@ -99,16 +100,17 @@ class Table:
             ClosedError: the store was closed.
             CorruptStoreError: the row map points past its tier.
         """
-        view = self._live()
-        wanted = arguments.as_ids(ids)
-        result = arguments.out_array(out, (*wanted.shape, self.dim), wanted)
-        flat = wanted.reshape(-1)
-        self._check_bounds(flat, bounds)
-        try:
-            kernels.lookup(view, flat, result.reshape(-1, self.dim))
-        except kernels.SlotError as error:
-            raise self._corrupt(error) from error
-        return result
+        native = self._live(bounds)
+        if out is None and type(ids) is np.ndarray:
+            out = arguments.fresh_array((*ids.shape, self.dim))
+        found = native.lookup(ids, out)
+        if found is NotImplemented:  # not arrays as they should be: bring them into form, or refuse
+            ids = arguments.as_ids(ids)
+            out = arguments.out_array(out, (*ids.shape, self.dim), ids)
+            found = native.lookup(ids, out)
+        if found is not None:
+            self._examine(found, ids, bounds)
+        return cast("F32", out)
 
     def embedding_bag(
         self,
@@ -141,52 +143,59 @@ class Table:
             as `lookup`; ArgumentError also for offsets that don't start at 0, fall, or pass
             the end, and for weights with another mode than sum.
         """
-        view = self._live()
-        arguments.check_choice("mode", mode, ("sum", "mean", "max"))
+        native = self._live(bounds)
+        pool = kernels.POOLS.get(mode)
+        if pool is None:
+            arguments.check_choice("mode", mode, tuple(kernels.POOLS))
         if per_sample_weights is not None and mode != "sum":
             raise ArgumentError("per_sample_weights go with mode 'sum' only", got=mode)
-        wanted = arguments.as_ids(ids)
-        bags = arguments.bag_offsets(wanted, offsets, include_last=include_last_offset)
-        weights = None
-        if per_sample_weights is not None:
-            weights = arguments.as_weights(per_sample_weights, wanted)
-        result = arguments.out_array(out, (len(bags) - 1, self.dim), wanted, bags, weights)
-        flat = wanted.reshape(-1)
-        self._check_bounds(flat, bounds)
-        if padding_idx is not None:
-            flat, bags, weights = arguments.without_padding(
-                flat, bags, weights, padding_idx, self.rows
-            )
-        try:
-            kernels.embedding_bag(view, flat, bags, weights, mode, result)
-        except kernels.SlotError as error:
-            raise self._corrupt(error) from error
-        return result
+        padding = -1 if padding_idx is None else arguments.padding_id(padding_idx, self.rows)
+        options = (include_last_offset, pool, padding)
+        found = NotImplemented
+        if type(ids) is np.ndarray and type(offsets) is np.ndarray:
+            bags = max(len(offsets) - include_last_offset, 0)
+            given = arguments.fresh_array((bags, self.dim)) if out is None else out
+            found = native.embedding_bag(ids, offsets, per_sample_weights, *options, given)
+        if found is NotImplemented:  # not arrays as they should be: bring them into form, or refuse
+            ids = arguments.as_ids(ids)
+            offsets = arguments.bag_starts(ids, offsets)
+            bags = arguments.bag_count(ids, offsets, include_last=include_last_offset)
+            if per_sample_weights is not None:
+                per_sample_weights = arguments.as_weights(per_sample_weights, ids)
+            inputs = (ids, offsets, per_sample_weights)
+            given = arguments.out_array(out, (bags, self.dim), *inputs)
+            found = native.embedding_bag(*inputs, *options, given)
+        if found is not None:
+            if found[-1]:
+                arguments.check_offsets(offsets, len(ids), include_last=include_last_offset)
+            self._examine(found, ids, bounds)
+        return given
 
     def close(self) -> None:
         """Let go of the mapped arrays."""
-        self._view = None
+        self._view = self._native = None
 
-    def _live(self) -> kernels.TableView:
-        view = self._view
-        if view is None:
+    def _live(self, bounds: Bounds | None) -> Any:
+        native = self._native
+        if native is None:
             raise ClosedError("the store was closed", where=f"table {self.name!r}")
-        return view
+        if bounds is not None:
+            arguments.check_choice("bounds", bounds, arguments.BOUNDS)
+        return native
 
-    def _check_bounds(self, ids: NDArray[np.int64], bounds: Bounds | None) -> None:
-        chosen = self._bounds if bounds is None else bounds
-        arguments.check_choice("bounds", chosen, arguments.BOUNDS)
-        if len(ids) == 0 or (ids.min() >= 0 and ids.max() < self.rows):
-            return
-        if chosen == "raise":
-            arguments.check_bounds(ids, self.rows, self.name)
-        outside = int(((ids < 0) | (ids >= self.rows)).sum())
+    def _examine(self, found: tuple[int, ...], ids: ArrayLike, bounds: Bounds | None) -> None:
+        """Raise for what the kernels met, or count it."""
+        outside, position, bad_row, bad_tier, _ = found
+        if bad_row >= 0:
+            raise self._corrupt(bad_row, bad_tier)
+        if (self._bounds if bounds is None else bounds) == "raise":
+            arguments.refuse_outside(ids, position, outside, self.rows, self.name)
         thread = threading.get_ident()
         self._out_of_bounds[thread] = self._out_of_bounds.get(thread, 0) + outside
 
-    def _corrupt(self, error: kernels.SlotError) -> CorruptStoreError:
+    def _corrupt(self, row: int, tier: int) -> CorruptStoreError:
         return CorruptStoreError(
-            f"the row map points past tier {error.tier} for row {error.row}",
+            f"the row map points past tier {tier} for row {row}",
             where=f"table {self.name!r}",
             remedy="`sharkstore verify` shows what is damaged; convert again",
         )

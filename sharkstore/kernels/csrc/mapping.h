@@ -38,7 +38,7 @@ class Mapping {
     if (reserved_ != MAP_FAILED) munmap(reserved_, reserved_bytes_);
   }
 
-  const std::uint8_t* data() const { return data_; }
+  std::uint8_t* data() { return data_; }
 
   // Whether an array of one small file may lie wherever the system puts it: its last page
   // leaves room to read a vector past the last row.
@@ -48,13 +48,13 @@ class Mapping {
   }
 
   // Reserves room for `bytes` and a readable page behind them: all of it reads as zeros until
-  // files are placed. Ranges of a huge page and more start on a multiple of it, so that the
+  // files are placed, or until it is written to if that is wanted. Ranges of a huge page and more start on a multiple of it, so that the
   // kernel may map them by huge pages.
-  void reserve(std::size_t bytes) {
+  void reserve(std::size_t bytes, bool writable = false) {
     const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     const std::size_t alignment = bytes >= kHugePage ? kHugePage : page;
     reserved_bytes_ = round_up(bytes, page) + page + (alignment > page ? alignment : 0);
-    reserved_ = mmap(nullptr, reserved_bytes_, PROT_READ,
+    reserved_ = mmap(nullptr, reserved_bytes_, writable ? PROT_READ | PROT_WRITE : PROT_READ,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (reserved_ == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
     data_ = reinterpret_cast<std::uint8_t*>(
@@ -83,6 +83,13 @@ class Mapping {
     reserved_ = placed;
     reserved_bytes_ = bytes;
     data_ = static_cast<std::uint8_t*>(placed);
+  }
+
+  // To be called before the first touch. The system may not heed it.
+  void advise_huge_pages(std::size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    if (bytes >= kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
   }
 
  private:

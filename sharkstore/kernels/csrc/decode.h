@@ -1,0 +1,133 @@
+// Stored rows to float32, a vector at a time. Spec: "Encodings".
+#pragma once
+
+#include "resolve.h"
+#include "vector.h"
+
+namespace sharkstore::SHARKSTORE_BACKEND {
+
+// The vectors of a row of Dim values; of a length known at run time only with Dim 0.
+template <int Dim>
+struct Columns {
+  static constexpr int kLanes = Vec::kLanes;
+  static constexpr int kRoom = ((Dim ? Dim : 4096) + kLanes - 1) / kLanes;
+  int dim;
+
+  SHARKSTORE_INLINE int values() const { return Dim ? Dim : dim; }
+
+  template <class Use>
+  SHARKSTORE_INLINE void each(Use use) const {
+    if constexpr (Dim > 0) {
+      SHARKSTORE_UNROLL
+      for (int j = 0; j < kRoom; ++j) use(j);
+    } else {
+      const int count = (dim + kLanes - 1) / kLanes;
+      for (int j = 0; j < count; ++j) use(j);
+    }
+  }
+
+  // Writes vector j of a row to `row`, and nothing behind the row's end.
+  template <bool Stream>
+  SHARKSTORE_INLINE void put(float* row, int j, Vec value) const {
+    const int left = values() - j * kLanes;
+    if constexpr (Stream) {
+      value.stream(row + j * kLanes);
+    } else if (left >= kLanes) {
+      value.store(row + j * kLanes);
+    } else {
+      value.store_part(row + j * kLanes, left);
+    }
+  }
+};
+
+SHARKSTORE_INLINE Vec all_f32(const std::uint8_t* p) {
+  float value;
+  std::memcpy(&value, p, 4);
+  return Vec::all(value);
+}
+
+// Calls use(j, values) for every vector j of a row of float32.
+template <int Dim, class Use>
+SHARKSTORE_INLINE void decode_f32(const std::uint8_t* p, Columns<Dim> columns, Use use) {
+  columns.each([&](int j) SHARKSTORE_LAMBDA { use(j, Vec::load_f32(p + 4 * j * Vec::kLanes)); });
+}
+
+template <int Dim, class Use>
+SHARKSTORE_INLINE void decode_f16(const std::uint8_t* p, Columns<Dim> columns, Use use) {
+  columns.each([&](int j) SHARKSTORE_LAMBDA { use(j, Vec::load_f16(p + 2 * j * Vec::kLanes)); });
+}
+
+template <int Dim, class Use>
+SHARKSTORE_INLINE void decode_symmetric(const std::uint8_t* codes, Vec step, Columns<Dim> columns,
+                                        Use use) {
+  columns.each([&](int j) SHARKSTORE_LAMBDA {
+    use(j, Vec::load_i8(codes + j * Vec::kLanes) * step);
+  });
+}
+
+template <int Dim, class Use>
+SHARKSTORE_INLINE void decode_affine(const std::uint8_t* codes, Vec step, Vec bias,
+                                     Columns<Dim> columns, Use use) {
+  columns.each([&](int j) SHARKSTORE_LAMBDA {
+    use(j, Vec::load_u8(codes + j * Vec::kLanes) * step + bias);
+  });
+}
+
+// How the rows of a table are decoded. The first tier of each common kind is told by its tag
+// alone, so that the rest costs it nothing.
+template <int Dim>
+class Decoder {
+ public:
+  explicit Decoder(const Table& table) : columns_{table.dim} {
+    for (int i = table.tiers - 1; i >= 0; --i) {
+      const Tier& tier = table.tier[i];
+      kind_[i] = tier.kind;
+      factor_[i] = tier.factor;
+      if (tier.kind == Kind::kInt8) int8_ = i, int8_factor_ = Vec::all(tier.factor);
+      if (tier.kind == Kind::kFloat32) float32_ = i;
+      if (tier.kind == Kind::kFloat16) float16_ = i;
+    }
+    kind_[kDefaultTag] = Kind::kFloat32;
+  }
+
+  Columns<Dim> columns() const { return columns_; }
+
+  // Calls use(j, values) for every vector j of a row.
+  template <class Use>
+  SHARKSTORE_INLINE void operator()(Address row, int tag, Use use) const {
+    const std::uint8_t* p = reinterpret_cast<const std::uint8_t*>(row);
+    if (tag == int8_) {
+      decode_symmetric(p + 2, Vec::all_f16(p) * int8_factor_, columns_, use);
+    } else if (tag == float32_) {
+      decode_f32(p, columns_, use);
+    } else if (tag == float16_) {
+      decode_f16(p, columns_, use);
+    } else {
+      other(p, tag, use);
+    }
+  }
+
+ private:
+  template <class Use>
+  SHARKSTORE_INLINE void other(const std::uint8_t* p, int tag, Use use) const {
+    switch (kind_[tag]) {
+      case Kind::kFloat32: return decode_f32(p, columns_, use);
+      case Kind::kFloat16: return decode_f16(p, columns_, use);
+      case Kind::kInt8:
+        return decode_symmetric(p + 2, Vec::all_f16(p) * Vec::all(factor_[tag]), columns_, use);
+      case Kind::kInt8Float32: return decode_symmetric(p + 4, all_f32(p), columns_, use);
+      case Kind::kAffine:
+        return decode_affine(p + 4, Vec::all_f16(p), Vec::all_f16(p + 2), columns_, use);
+      case Kind::kAffineFloat32:
+        return decode_affine(p + 8, all_f32(p), all_f32(p + 4), columns_, use);
+    }
+  }
+
+  Columns<Dim> columns_;
+  int int8_ = -1, float32_ = -1, float16_ = -1;
+  Vec int8_factor_ = Vec::all(1.0f);
+  Kind kind_[kTags] = {};
+  float factor_[kTags] = {};
+};
+
+}  // namespace sharkstore::SHARKSTORE_BACKEND

@@ -1,0 +1,291 @@
+// Row ids to addresses of rows, branch-free, with every id and every slot checked.
+//
+// Ids outside the table, and slots past their tier, lead to the default row, so an address
+// always leads to bytes that may be read.
+#pragma once
+
+#include "inline.h"
+#include "table.h"
+
+#if defined(__AVX512F__) && defined(__AVX512VPOPCNTDQ__)
+#include <immintrin.h>
+#define SHARKSTORE_RESOLVE_EIGHT 1
+#endif
+
+namespace sharkstore::SHARKSTORE_BACKEND {
+
+using Address = std::uint64_t;
+
+// What an address leads to: a row of the tier of this index, or one of these.
+constexpr int kDefaultTag = kMaxTiers;      // the default row, float32
+constexpr int kSkippedTag = kMaxTiers + 1;  // no row: the padding id of a bag
+constexpr int kTags = kMaxTiers + 2;
+
+constexpr std::int64_t kRing = 256;
+constexpr std::int64_t kRingMask = kRing - 1;
+
+// Where ids are on their way: row-map blocks first, then addresses and tags of rows.
+struct Ring {
+  alignas(64) std::uint64_t blocks[kRing];
+  alignas(64) Address rows[kRing];
+  alignas(64) std::uint8_t tags[kRing];
+};
+
+struct Resolver {
+  const std::uint8_t* rowmap;
+  std::uint64_t rows;
+  std::uint64_t padding;  // rows for none: no id inside the table equals it
+  Address default_row;
+  alignas(64) Address first[kMaxTiers];  // each tier's first row
+  alignas(64) std::uint64_t stride[kMaxTiers];
+  alignas(64) std::uint64_t length[kMaxTiers];
+  Outcome* outcome;
+
+  Resolver(const Table& table, std::int64_t padding_id, Outcome& found)
+      : rowmap(table.rowmap),
+        rows(table.rows),
+        padding(padding_id < 0 ? table.rows : static_cast<std::uint64_t>(padding_id)),
+        default_row(reinterpret_cast<Address>(table.default_row)),
+        outcome(&found) {
+    for (int i = 0; i < kMaxTiers; ++i) {
+      const Tier& tier = table.tier[i];
+      first[i] = reinterpret_cast<Address>(tier.data);
+      stride[i] = tier.stride;
+      length[i] = i < table.tiers ? tier.rows : 0;
+    }
+  }
+
+  void note_outside(std::int64_t position) {
+    if (outcome->outside++ == 0) outcome->first_outside = position;
+  }
+  void note_slot(std::uint64_t row, int tier) {
+    if (outcome->bad_row >= 0) return;
+    outcome->bad_row = static_cast<std::int64_t>(row);
+    outcome->bad_tier = tier;
+  }
+};
+
+template <int Planes>
+constexpr int kBlockBytes = Planes == 1 ? 16 : Planes == 2 ? 32 : 64;
+
+template <int Planes>
+SHARKSTORE_INLINE const std::uint8_t* rowmap_block(const Resolver& r, std::uint64_t id) {
+  return r.rowmap + (id >> 6) * kBlockBytes<Planes>;
+}
+
+template <class Id>
+SHARKSTORE_INLINE std::uint64_t id_at(const Id* ids, std::int64_t position) {
+  return static_cast<std::uint64_t>(static_cast<std::int64_t>(ids[position]));
+}
+
+template <int Planes>
+SHARKSTORE_INLINE void resolve_one(Resolver& r, std::uint64_t id, std::int64_t position,
+                                   Ring& ring) {
+  Address& row = ring.rows[position & kRingMask];
+  std::uint8_t& tag = ring.tags[position & kRingMask];
+  row = r.default_row;
+  tag = kDefaultTag;
+  if (SHARKSTORE_UNLIKELY(id >= r.rows)) return r.note_outside(position);
+  if (SHARKSTORE_UNLIKELY(id == r.padding)) {
+    tag = kSkippedTag;
+    return;
+  }
+  std::uint64_t slot = id;
+  unsigned tier = 0;
+  if constexpr (Planes > 0) {
+    const std::uint8_t* block = rowmap_block<Planes>(r, id);
+    const unsigned bit = static_cast<unsigned>(id) & 63;
+    std::uint64_t same = (std::uint64_t{1} << bit) - 1;
+    for (int plane = 0; plane < Planes; ++plane) {
+      std::uint64_t word;
+      std::memcpy(&word, block + 8 * plane, 8);
+      const std::uint64_t mine = (word >> bit) & 1;
+      tier |= static_cast<unsigned>(mine) << plane;
+      same &= ~(word ^ (std::uint64_t{0} - mine));
+    }
+    std::uint32_t before;
+    std::memcpy(&before, block + 8 * Planes + 4 * tier, 4);
+    slot = before + static_cast<std::uint64_t>(__builtin_popcountll(same));
+    if (SHARKSTORE_UNLIKELY(slot >= r.length[tier]))
+      return r.note_slot(id, static_cast<int>(tier));
+  }
+  row = r.first[tier] + slot * r.stride[tier];
+  tag = static_cast<std::uint8_t>(tier);
+}
+
+#ifdef SHARKSTORE_RESOLVE_EIGHT
+SHARKSTORE_INLINE __m512i all_lanes(std::uint64_t value) {
+  return _mm512_set1_epi64(static_cast<long long>(value));
+}
+SHARKSTORE_INLINE __m512i load_ids(const std::int64_t* ids, __mmask8 lanes) {
+  return _mm512_maskz_loadu_epi64(lanes, ids);
+}
+SHARKSTORE_INLINE __m512i load_ids(const std::int32_t* ids, __mmask8 lanes) {
+  return _mm512_cvtepi32_epi64(_mm256_maskz_loadu_epi32(lanes, ids));
+}
+
+// What is wrong among eight ids: rare, so out of the way.
+inline __attribute__((noinline, cold)) void note_eight(Resolver& r, __m512i id, __m512i tier,
+                                                       unsigned outside, unsigned past,
+                                                       std::int64_t position) {
+  alignas(64) std::uint64_t rows[8], tiers[8];
+  _mm512_store_si512(rows, id);
+  _mm512_store_si512(tiers, tier);
+  for (int lane = 0; lane < 8; ++lane) {
+    if (outside >> lane & 1) r.note_outside(position + lane);
+    if (past >> lane & 1) r.note_slot(rows[lane], static_cast<int>(tiers[lane]));
+  }
+}
+
+// Addresses of the row-map blocks of up to eight ids; of the first block for ids outside.
+template <class Id, int Planes>
+SHARKSTORE_INLINE void find_blocks(const Resolver& r, const Id* ids, __mmask8 lanes,
+                                   std::uint64_t* out) {
+  constexpr int shift = 3 + Planes;
+  const __m512i id = load_ids(ids, lanes);
+  const __mmask8 inside = _mm512_mask_cmplt_epu64_mask(lanes, id, all_lanes(r.rows));
+  const __m512i block =
+      _mm512_maskz_slli_epi64(inside, _mm512_srli_epi64(id, 6), static_cast<unsigned>(shift));
+  _mm512_storeu_si512(
+      out, _mm512_add_epi64(block, all_lanes(reinterpret_cast<std::uint64_t>(r.rowmap))));
+}
+
+// The planes of eight blocks, and of each the counter of its row's tier: loads and shuffles are
+// several times as fast as gathers on some machines, and never slower.
+struct Eight {
+  __m512i tier, same, before;
+};
+
+SHARKSTORE_INLINE __m512i pair(const std::uint64_t* blocks, int i) {
+  const auto half = [&](int k) SHARKSTORE_LAMBDA {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks[k]));
+  };
+  return _mm512_inserti64x4(_mm512_castsi256_si512(half(i)), half(i + 1), 1);
+}
+
+SHARKSTORE_INLINE __m512i quad(const std::uint64_t* blocks, int i) {
+  const auto part = [&](int k) SHARKSTORE_LAMBDA {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks[k]));
+  };
+  __m512i all = _mm512_castsi128_si512(part(i));
+  all = _mm512_inserti64x2(all, part(i + 2), 1);
+  all = _mm512_inserti64x2(all, part(i + 4), 2);
+  return _mm512_inserti64x2(all, part(i + 6), 3);
+}
+
+SHARKSTORE_INLINE void split_plane(__m512i word, __m512i self, int plane, Eight& e) {
+  const __mmask8 mine = _mm512_test_epi64_mask(word, self);
+  e.tier = _mm512_mask_or_epi64(e.tier, mine, e.tier, _mm512_set1_epi64(1 << plane));
+  e.same = _mm512_mask_and_epi64(_mm512_andnot_si512(word, e.same), mine, e.same, word);
+}
+
+template <int Planes>
+SHARKSTORE_INLINE Eight read_blocks(const std::uint64_t* blocks, __m512i id) {
+  const __m512i one = _mm512_set1_epi64(1);
+  const __m512i self = _mm512_sllv_epi64(one, _mm512_and_si512(id, _mm512_set1_epi64(63)));
+  Eight e{_mm512_setzero_si512(), _mm512_sub_epi64(self, one), _mm512_setzero_si512()};
+  if constexpr (Planes == 1) {
+    const __m512i even = quad(blocks, 0), odd = quad(blocks, 1);
+    split_plane(_mm512_unpacklo_epi64(even, odd), self, 0, e);
+    e.before = _mm512_unpackhi_epi64(even, odd);
+  } else if constexpr (Planes == 2) {
+    const __m512i b01 = pair(blocks, 0), b23 = pair(blocks, 2);
+    const __m512i b45 = pair(blocks, 4), b67 = pair(blocks, 6);
+    const __m512i plane = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
+    const __m512i p0 = _mm512_permutex2var_epi64(b01, plane, b23);
+    const __m512i p1 = _mm512_permutex2var_epi64(b45, plane, b67);
+    split_plane(_mm512_shuffle_i64x2(p0, p1, 0x44), self, 0, e);
+    split_plane(_mm512_shuffle_i64x2(p0, p1, 0xee), self, 1, e);
+    const __m512i count = _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i c0 = _mm512_permutex2var_epi64(b01, count, b23);
+    const __m512i c1 = _mm512_permutex2var_epi64(b45, count, b67);
+    const __mmask8 high = _mm512_test_epi64_mask(e.tier, _mm512_set1_epi64(2));
+    e.before = _mm512_mask_shuffle_i64x2(_mm512_shuffle_i64x2(c0, c1, 0x44), high, c0, c1, 0xee);
+  } else {
+    const __m512i block = _mm512_loadu_si512(blocks);
+    for (int plane = 0; plane < Planes; ++plane)
+      split_plane(_mm512_i64gather_epi64(block, reinterpret_cast<const void*>(8 * plane), 1), self,
+                  plane, e);
+    const __m512i counter = _mm512_add_epi64(block, _mm512_slli_epi64(e.tier, 2));
+    e.before = _mm512_cvtepu32_epi64(
+        _mm512_i64gather_epi32(counter, reinterpret_cast<const void*>(8 * Planes), 1));
+    return e;
+  }
+  // two counters a lane: the one of odd tiers is the upper
+  const __mmask8 odd = _mm512_test_epi64_mask(e.tier, one);
+  e.before = _mm512_mask_srli_epi64(e.before, odd, e.before, 32);
+  e.before = _mm512_and_si512(e.before, _mm512_set1_epi64(0xffffffff));
+  return e;
+}
+
+// Addresses and tags of up to eight ids; those of other lanes are of no meaning.
+template <class Id, int Planes>
+SHARKSTORE_INLINE void resolve_eight(Resolver& r, const Id* ids, std::int64_t position,
+                                     __mmask8 lanes, Ring& ring) {
+  const std::int64_t at = position & kRingMask;
+  const __m512i id = load_ids(ids + position, lanes);
+  const __mmask8 inside = _mm512_mask_cmplt_epu64_mask(lanes, id, all_lanes(r.rows));
+  __m512i row, tier = _mm512_setzero_si512();
+  __mmask8 good = inside;
+  if constexpr (Planes == 0) {
+    row = _mm512_add_epi64(all_lanes(r.first[0]), _mm512_mul_epu32(id, all_lanes(r.stride[0])));
+  } else {
+    const Eight e = read_blocks<Planes>(ring.blocks + at, id);
+    tier = e.tier;
+    const __m512i slot = _mm512_add_epi64(e.before, _mm512_popcnt_epi64(e.same));
+    const __m512i length = _mm512_permutexvar_epi64(tier, _mm512_load_si512(r.length));
+    const __m512i base = _mm512_permutexvar_epi64(tier, _mm512_load_si512(r.first));
+    const __m512i step = _mm512_permutexvar_epi64(tier, _mm512_load_si512(r.stride));
+    good = _mm512_mask_cmplt_epu64_mask(inside, slot, length);
+    row = _mm512_add_epi64(base, _mm512_mul_epu32(slot, step));
+  }
+  if (SHARKSTORE_UNLIKELY(good != lanes)) {
+    note_eight(r, id, tier, static_cast<unsigned>(lanes & ~inside),
+               static_cast<unsigned>(inside & ~good), position);
+    row = _mm512_mask_mov_epi64(all_lanes(r.default_row), good, row);
+    tier = _mm512_mask_mov_epi64(all_lanes(kDefaultTag), good, tier);
+  }
+  const __mmask8 skip = _mm512_mask_cmpeq_epi64_mask(inside, id, all_lanes(r.padding));
+  tier = _mm512_mask_mov_epi64(tier, skip, all_lanes(kSkippedTag));
+  _mm512_store_si512(ring.rows + at, row);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(ring.tags + at), _mm512_cvtepi64_epi8(tier));
+}
+#endif
+
+// Lanes of the ids from `from` on, eight at most.
+#ifdef SHARKSTORE_RESOLVE_EIGHT
+SHARKSTORE_INLINE __mmask8 lanes_left(std::int64_t left) {
+  return left >= 8 ? 0xff : static_cast<__mmask8>((1u << left) - 1);
+}
+#endif
+
+// Prefetches the row-map blocks of the ids from `from` to `to`; `from` is a multiple of eight.
+template <class Id, int Planes>
+SHARKSTORE_INLINE void prefetch_blocks(const Resolver& r, const Id* ids, std::int64_t from,
+                                       std::int64_t to, Ring& ring) {
+  if constexpr (Planes == 0) return;
+#ifdef SHARKSTORE_RESOLVE_EIGHT
+  for (; from < to; from += 8) {
+    std::uint64_t* blocks = ring.blocks + (from & kRingMask);
+    find_blocks<Id, Planes>(r, ids + from, lanes_left(to - from), blocks);
+    SHARKSTORE_UNROLL
+    for (int lane = 0; lane < 8; ++lane) prefetch(reinterpret_cast<const void*>(blocks[lane]));
+  }
+#else
+  (void)ring;
+  for (; from < to; ++from) prefetch(rowmap_block<Planes>(r, id_at(ids, from)));
+#endif
+}
+
+// Addresses and tags of the ids from `from` to `to`, whose blocks were prefetched.
+template <class Id, int Planes>
+SHARKSTORE_INLINE void resolve_range(Resolver& r, const Id* ids, std::int64_t from,
+                                     std::int64_t to, Ring& ring) {
+#ifdef SHARKSTORE_RESOLVE_EIGHT
+  for (; from < to; from += 8) resolve_eight<Id, Planes>(r, ids, from, lanes_left(to - from), ring);
+#else
+  for (; from < to; ++from) resolve_one<Planes>(r, id_at(ids, from), from, ring);
+#endif
+}
+
+}  // namespace sharkstore::SHARKSTORE_BACKEND

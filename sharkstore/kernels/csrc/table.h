@@ -1,0 +1,70 @@
+// A table as the kernels see it, what they are asked, and what they find out.
+//
+// Spec: formats/sharkstore-1.md, "Encodings", "Row map", "Lookup".
+#pragma once
+
+#include <cstdint>
+
+namespace sharkstore {
+
+constexpr int kMaxTiers = 8;
+// bytes behind the last row of every array that may be read, and are not used
+constexpr int kReadPastEnd = 64;
+
+// How the bytes of a row become float32.
+enum class Kind : std::uint8_t {
+  kFloat32,
+  kFloat16,
+  kInt8,           // float16 scale, signed codes
+  kInt8Float32,    // float32 scale, signed codes
+  kAffine,         // float16 scale and bias, unsigned codes
+  kAffineFloat32,  // float32 scale and bias, unsigned codes
+};
+
+struct Tier {
+  const std::uint8_t* data = nullptr;
+  std::uint64_t rows = 0;
+  std::uint32_t row_bytes = 0;
+  std::uint32_t stride = 0;  // 0 where one row stands for all
+  Kind kind = Kind::kFloat32;
+  float factor = 1.0f;  // what stored symmetric scales are multiplied with
+};
+
+struct Table {
+  std::uint64_t rows = 0;
+  int dim = 0;
+  int tiers = 0;
+  int planes = 0;  // of the row map; 0 with one tier
+  Tier tier[kMaxTiers];
+  const std::uint8_t* rowmap = nullptr;
+  const float* default_row = nullptr;  // dim values
+};
+
+// Row ids of one batch, as the caller holds them.
+struct Ids {
+  const void* data;
+  std::int64_t count;
+  bool wide;  // int64, else int32
+};
+
+enum class Pool : std::uint8_t { kSum, kMean, kMax };
+
+struct Bags {
+  const std::int64_t* offsets;  // where bags start, the last one ends with the ids; or null
+  std::int64_t count;
+  std::int64_t each;  // ids a bag, without offsets
+  const float* weights;  // one an id, or null
+  Pool pool;
+  std::int64_t padding;  // id that is left out; -1 for none
+};
+
+// What went wrong, if anything did.
+struct Outcome {
+  std::int64_t outside = 0;        // ids outside the table; answered by the default row
+  std::int64_t first_outside = 0;  // position of the first of them
+  std::int64_t bad_row = -1;       // a row whose slot lies past its tier
+  int bad_tier = 0;
+  bool bad_offsets = false;  // offsets don't start at 0, fall, or pass the end
+};
+
+}  // namespace sharkstore
