@@ -15,9 +15,9 @@ Ids = NDArray[np.int64] | NDArray[np.int32]
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
-# kernels store whole vectors; smaller arrays are not worth the aligning
+# kernels store whole vectors; fewer rows are not worth the aligning
 ALIGNMENT = 64
-ALIGNED_FROM = 1 << 16
+ALIGNED_ROWS = 512
 ACCEPTED = (np.dtype(np.int64), np.dtype(np.int32))
 BOUNDS = ("raise", "default")
 
@@ -172,11 +172,11 @@ def padding_id(padding: int, rows: int) -> int:
     return padding % rows
 
 
-def fresh_array(shape: tuple[int, ...]) -> F32:
-    """An array of float32 to write into; a large one starts on a cache line."""
-    count = math.prod(shape)
-    if 4 * count < ALIGNED_FROM:
+def fresh_array(shape: tuple[int, ...], rows: int) -> F32:
+    """An array of float32 (rows in all) to write into; a large one starts on a cache line."""
+    if rows < ALIGNED_ROWS:
         return np.empty(shape, np.float32)
+    count = rows * shape[-1]
     held = np.empty(count + ALIGNMENT // 4, np.float32)
     start = -held.__array_interface__["data"][0] % ALIGNMENT // 4
     return held[start : start + count].reshape(shape)
@@ -193,7 +193,7 @@ def out_array(out: Any, shape: tuple[int, ...], *inputs: NDArray[Any] | None) ->
         ArgumentError: another shape, read-only, not C-contiguous, or memory of an input.
     """
     if out is None:
-        return fresh_array(shape)
+        return fresh_array(shape, math.prod(shape[:-1]))
     if not isinstance(out, np.ndarray) or out.dtype != np.float32:
         got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise DtypeError("out must be a numpy array", got=got, expected="float32")

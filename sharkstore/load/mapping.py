@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.errors import CorruptStoreError
-from sharkstore.format.layout import ArraySpec
-from sharkstore.kernels import map_chunks
+from sharkstore.format.layout import HUGE_PAGE, ArraySpec
+from sharkstore.kernels import huge_array, map_chunks
 
 # bytes behind the last row that kernels may read
 READ_PAST_END = 64
@@ -59,12 +59,13 @@ def map_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
 
 
 def copy_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
-    """The same in memory of this process, with as much to read behind the last row.
+    """The same in memory of this process, on huge pages if it is large enough.
 
     Raises:
         CorruptStoreError: as `map_array`.
     """
-    held = np.zeros(spec.data_bytes + READ_PAST_END, np.uint8)
+    size = spec.data_bytes + READ_PAST_END
+    held = huge_array(size) if size >= HUGE_PAGE else np.zeros(size, np.uint8)
     rows = held[: spec.data_bytes].reshape(spec.rows, spec.row_bytes)
     rows[:] = map_array(folder, spec)
     rows.flags.writeable = False

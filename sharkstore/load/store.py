@@ -24,6 +24,7 @@ from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.load import arguments
 from sharkstore.load.files import open_regular, read_current
 from sharkstore.load.mapping import copy_array, map_array
+from sharkstore.load.pages import huge_pages
 from sharkstore.load.table import Bounds, Table, table_stats
 
 Io = Literal["auto", "mmap", "ram"]
@@ -68,9 +69,21 @@ class Store(Mapping[str, Table]):
         return MappingProxyType(self._dense)
 
     def stats(self) -> dict[str, Any]:
-        """How the store is held, and what was counted: bytes, ids out of bounds by table."""
-        tables = {name: table_stats(table) for name, table in self._tables.items()}
-        return {"io": self._io, "bytes": self.nbytes, "tables": tables}
+        """How the store is held, and what was counted.
+
+        Returns:
+            `io`: `mmap` or `ram`; `kernel`: the kernels in use; `bytes`: of all tables;
+            `huge_pages`: bytes of the large arrays in memory, and on huge pages, with a note
+            where they are not; `tables`: by name, bytes and ids out of bounds.
+        """
+        arrays = [array for table in self._tables.values() for array in table.arrays]
+        return {
+            "io": self._io,
+            "kernel": kernels.backend(),
+            "bytes": self.nbytes,
+            "huge_pages": huge_pages(arrays),
+            "tables": {name: table_stats(table) for name, table in self._tables.items()},
+        }
 
     def close(self) -> None:
         """Unmap. Lookups that run in other threads end well; later ones raise ClosedError."""

@@ -28,6 +28,7 @@ class Table:
         self.metadata = metadata
         self._view: kernels.TableView | None = view
         self._native: Any = kernels.bind(view)
+        self._dim = view.dim
         self._bounds = bounds
         # by thread, so that counting needs no lock, which a fork could leave taken
         self._out_of_bounds: dict[int, int] = {}
@@ -56,6 +57,15 @@ class Table:
     def nbytes(self) -> int:
         """Bytes of rows and row map."""
         return self.metadata.nbytes
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.uint8], ...]:
+        """Stored rows of each tier, then the row map if there is one; nothing once closed."""
+        view = self._view
+        if view is None:
+            return ()
+        rowmap = () if view.rowmap is None else (view.rowmap,)
+        return (*(tier.data for tier in view.tiers), *rowmap)
 
     @property
     def pruned(self) -> bool:
@@ -102,7 +112,7 @@ class Table:
         """
         native = self._live(bounds)
         if out is None and type(ids) is np.ndarray:
-            out = arguments.fresh_array((*ids.shape, self.dim))
+            out = arguments.fresh_array((*ids.shape, self._dim), ids.size)
         found = native.lookup(ids, out)
         if found is NotImplemented:  # not arrays as they should be: bring them into form, or refuse
             ids = arguments.as_ids(ids)
@@ -154,7 +164,7 @@ class Table:
         found = NotImplemented
         if type(ids) is np.ndarray and type(offsets) is np.ndarray:
             bags = max(len(offsets) - include_last_offset, 0)
-            given = arguments.fresh_array((bags, self.dim)) if out is None else out
+            given = arguments.fresh_array((bags, self._dim), bags) if out is None else out
             found = native.embedding_bag(ids, offsets, per_sample_weights, *options, given)
         if found is NotImplemented:  # not arrays as they should be: bring them into form, or refuse
             ids = arguments.as_ids(ids)

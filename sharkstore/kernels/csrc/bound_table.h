@@ -4,7 +4,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <memory>
+#include <deque>
 #include <vector>
 
 #include "dispatch.h"
@@ -16,23 +16,22 @@ namespace nb = nanobind;
 // below this many values a call is over before another thread could take the lock
 constexpr std::int64_t kUnlockValues = 1 << 13;
 
-// The memory of a C-contiguous array, for as long as this lives.
+// The memory of a C-contiguous array, from `get` to `release`. Nothing is released by itself:
+// a thread that ends while it waits for the interpreter must not touch Python any more.
 class Buffer {
  public:
-  Buffer(nb::handle object, int flags) {
-    held_ = PyObject_GetBuffer(object.ptr(), &view_, flags | PyBUF_FORMAT | PyBUF_ND) == 0;
+  void get(PyObject* object, int flags) {
+    held_ = PyObject_GetBuffer(object, &view_, flags | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0;
     if (!held_) PyErr_Clear();
   }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() {
+  void release() {
     if (held_) PyBuffer_Release(&view_);
+    held_ = false;
   }
 
   // Whether the elements are of one of these kinds, of that size, and aligned.
   bool holds(const char* formats, std::size_t size) const {
-    if (!held_ || view_.format == nullptr || view_.format[0] == 0 || view_.format[1] != 0)
-      return false;
+    if (!held_ || !view_.format || !view_.format[0] || view_.format[1]) return false;
     for (const char* one = formats; *one; ++one)
       if (*one == view_.format[0])
         return static_cast<std::size_t>(view_.itemsize) == size &&
@@ -57,8 +56,8 @@ class Buffer {
   }
 
  private:
-  Py_buffer view_{};
-  bool held_;
+  Py_buffer view_;
+  bool held_ = false;
 };
 
 class BoundTable {
@@ -68,8 +67,7 @@ class BoundTable {
 
   // tiers: (kind, rows, factor, data) of each; data uint8 (stored rows, row bytes), with
   // kReadPastEnd readable bytes behind it.
-  BoundTable(std::int64_t rows, int dim, nb::list tiers, nb::object rowmap, nb::object default_row)
-      : held_(nb::make_tuple(tiers, rowmap, default_row)) {
+  BoundTable(std::int64_t rows, int dim, nb::list tiers, nb::object rowmap, nb::object default_row) {
     if (rows < 0 || rows >= std::int64_t{1} << 32 || dim < 1 || dim > 4096 || tiers.size() < 1 ||
         tiers.size() > kMaxTiers)
       throw nb::value_error("table out of range");
@@ -86,63 +84,66 @@ class BoundTable {
     table_.default_row = default_row_.data();
   }
 
-  // ids int32 or int64 of any shape, out float32 (*ids.shape, dim): None when all went well, a
-  // tuple when not, NotImplemented for arrays of another kind.
-  nb::object lookup(nb::handle ids, nb::handle out) const {
-    const Buffer from(ids, PyBUF_C_CONTIGUOUS), to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-    if (!from.integers() || !to.floats() || to.dimensions() != from.dimensions() + 1 ||
-        to.length(from.dimensions()) != table_.dim || to.overlaps(from))
-      return not_implemented();
-    for (int axis = 0; axis < from.dimensions(); ++axis)
-      if (to.length(axis) != from.length(axis)) return not_implemented();
-    const Ids rows{from.data<void>(), from.count(), from.wide()};
-    const Backend& kernels = *current_backend();
-    Outcome outcome;
-    run(rows.count, [&] { kernels.lookup(table_, rows, to.data<float>(), outcome); });
-    return report(outcome);
+  ~BoundTable() {
+    for (Buffer& one : buffers_) one.release();
   }
 
-  // offsets int64 (bags,) or, with last, (bags + 1,); None for ids (bags, ids a bag).
-  nb::object embedding_bag(nb::handle ids, nb::handle offsets, nb::handle weights, bool last,
-                           int pool, std::int64_t padding, nb::handle out) const {
-    const Buffer from(ids, PyBUF_C_CONTIGUOUS), to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-    if (!from.integers() || !to.floats() || to.dimensions() != 2 ||
-        to.length(1) != table_.dim || to.overlaps(from))
-      return not_implemented();
-    Bags bags{nullptr, to.length(0), 0, nullptr, static_cast<Pool>(pool), padding};
-    std::unique_ptr<Buffer> starts, factors;
-    if (!offsets.is_none()) {
-      starts = std::make_unique<Buffer>(offsets, PyBUF_C_CONTIGUOUS);
-      if (!starts->holds("lq", 8) || starts->dimensions() != 1 || from.dimensions() != 1 ||
-          starts->count() - last != bags.count || to.overlaps(*starts))
-        return not_implemented();
-      bags.offsets = starts->data<std::int64_t>();
-    } else {
-      if (from.dimensions() != 2 || from.length(0) != bags.count) return not_implemented();
-      bags.each = from.length(1);
-    }
-    if (!weights.is_none()) {
-      factors = std::make_unique<Buffer>(weights, PyBUF_C_CONTIGUOUS);
-      if (!factors->floats() || factors->count() != from.count() || to.overlaps(*factors))
-        return not_implemented();
-      bags.weights = factors->data<float>();
-    }
-    const Ids rows{from.data<void>(), from.count(), from.wide()};
+  // out: (*ids.shape, dim)
+  bool fits(const Buffer& ids, const Buffer& out) const {
+    if (!ids.integers() || !out.floats() || out.dimensions() != ids.dimensions() + 1 ||
+        out.length(ids.dimensions()) != table_.dim || out.overlaps(ids))
+      return false;
+    for (int axis = 0; axis < ids.dimensions(); ++axis)
+      if (out.length(axis) != ids.length(axis)) return false;
+    return true;
+  }
+
+  Outcome lookup(const Buffer& ids, const Buffer& out) const {
+    const Ids rows{ids.data<void>(), ids.count(), ids.wide()};
     const Backend& kernels = *current_backend();
     Outcome outcome;
-    run(rows.count + bags.count,
-        [&] { kernels.pool(table_, rows, bags, to.data<float>(), outcome); });
-    const bool ends = !last || !bags.offsets || bags.offsets[bags.count] == rows.count;
-    if (bags.offsets && (!ends || (bags.count == 0 && rows.count > 0))) outcome.bad_offsets = true;
-    return report(outcome);
+    run(rows.count, [&] { kernels.lookup(table_, rows, out.data<float>(), outcome); });
+    return outcome;
+  }
+
+  struct BagArrays {
+    Buffer ids, offsets, weights, out;
+    bool have_offsets, have_weights, last;
+  };
+
+  // offsets: (bags,), or (bags + 1,) with last; without, ids are (bags, ids a bag)
+  bool fits(const BagArrays& a) const {
+    if (!a.ids.integers() || !a.out.floats() || a.out.dimensions() != 2 ||
+        a.out.length(1) != table_.dim || a.out.overlaps(a.ids))
+      return false;
+    if (a.have_weights &&
+        (!a.weights.floats() || a.weights.count() != a.ids.count() || a.out.overlaps(a.weights)))
+      return false;
+    if (!a.have_offsets) return a.ids.dimensions() == 2 && a.ids.length(0) == a.out.length(0);
+    return a.offsets.holds("lq", 8) && a.offsets.dimensions() == 1 && a.ids.dimensions() == 1 &&
+           a.offsets.count() - a.last == a.out.length(0) && !a.out.overlaps(a.offsets);
+  }
+
+  Outcome embedding_bag(const BagArrays& a, Pool pool, std::int64_t padding) const {
+    const Ids rows{a.ids.data<void>(), a.ids.count(), a.ids.wide()};
+    const std::int64_t* starts = a.have_offsets ? a.offsets.data<std::int64_t>() : nullptr;
+    const std::int64_t count = a.out.length(0);
+    const Bags bags{starts, count, starts ? 0 : a.ids.length(1),
+                    a.have_weights ? a.weights.data<float>() : nullptr, pool, padding};
+    const Backend& kernels = *current_backend();
+    Outcome outcome;
+    run(rows.count + count,
+        [&] { kernels.pool(table_, rows, bags, a.out.data<float>(), outcome); });
+    const bool ends = !starts || !a.last || starts[count] == rows.count;
+    if (starts && (!ends || (count == 0 && rows.count > 0))) outcome.bad_offsets = true;
+    return outcome;
   }
 
  private:
-  static nb::object not_implemented() { return nb::borrow(Py_NotImplemented); }
-
   const Buffer& hold(nb::handle object) {
-    buffers_.push_back(std::make_unique<Buffer>(object, PyBUF_C_CONTIGUOUS));
-    return *buffers_.back();
+    buffers_.emplace_back();
+    buffers_.back().get(object.ptr(), 0);
+    return buffers_.back();
   }
 
   void take_tier(Tier& tier, const nb::tuple& from) {
@@ -194,23 +195,76 @@ class BoundTable {
 
   template <class Work>
   void run(std::int64_t rows, Work work) const {
-    if (rows > kUnlockValues / table_.dim) {
-      nb::gil_scoped_release unlocked;
-      work();
-    } else {
-      work();
-    }
-  }
-
-  static nb::object report(const Outcome& o) {
-    if (o.outside == 0 && o.bad_row < 0 && !o.bad_offsets) return nb::none();
-    return nb::make_tuple(o.outside, o.first_outside, o.bad_row, o.bad_tier, o.bad_offsets);
+    PyThreadState* state = rows > kUnlockValues / table_.dim ? PyEval_SaveThread() : nullptr;
+    work();
+    if (state) PyEval_RestoreThread(state);
   }
 
   Table table_;
-  std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::deque<Buffer> buffers_;
   std::vector<float> default_row_;
-  nb::object held_;
 };
+
+// None when all went well, else what was found.
+inline PyObject* report(const Outcome& o) {
+  if (o.outside == 0 && o.bad_row < 0 && !o.bad_offsets) Py_RETURN_NONE;
+  return Py_BuildValue("(LLLiN)", o.outside, o.first_outside, o.bad_row, o.bad_tier,
+                       PyBool_FromLong(o.bad_offsets));
+}
+
+// The two hot calls are plain C: a call costs a fraction, and a daemon thread that the
+// interpreter ends in the middle of one (before Python 3.14) passes no frame that forbids it.
+// NotImplemented for arrays of another kind.
+
+// lookup(ids, out)
+inline PyObject* table_lookup(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 2) return PyErr_Format(PyExc_TypeError, "lookup takes ids, out");
+  const BoundTable& table = *nb::inst_ptr<BoundTable>(self);
+  Buffer ids, out;
+  ids.get(arguments[0], 0);
+  out.get(arguments[1], PyBUF_WRITABLE);
+  PyObject* result = nullptr;
+  if (table.fits(ids, out)) {
+    result = report(table.lookup(ids, out));
+  } else {
+    result = Py_NewRef(Py_NotImplemented);
+  }
+  ids.release();
+  out.release();
+  return result;
+}
+
+// embedding_bag(ids, offsets, weights, last, pool, padding, out)
+inline PyObject* table_embedding_bag(PyObject* self, PyObject* const* arguments,
+                                     Py_ssize_t count) {
+  if (count != 7)
+    return PyErr_Format(PyExc_TypeError,
+                        "embedding_bag takes ids, offsets, weights, last, pool, padding, out");
+  const BoundTable& table = *nb::inst_ptr<BoundTable>(self);
+  BoundTable::BagArrays a;
+  a.have_offsets = arguments[1] != Py_None;
+  a.have_weights = arguments[2] != Py_None;
+  a.last = arguments[3] == Py_True;
+  const long pool = PyLong_AsLong(arguments[4]);
+  const long long padding = PyLong_AsLongLong(arguments[5]);
+  if (PyErr_Occurred()) return nullptr;
+  if (pool < 0 || pool > static_cast<long>(Pool::kMax))
+    return PyErr_Format(PyExc_ValueError, "no pool %ld", pool);
+  a.ids.get(arguments[0], 0);
+  if (a.have_offsets) a.offsets.get(arguments[1], 0);
+  if (a.have_weights) a.weights.get(arguments[2], 0);
+  a.out.get(arguments[6], PyBUF_WRITABLE);
+  PyObject* result = nullptr;
+  if (table.fits(a)) {
+    result = report(table.embedding_bag(a, static_cast<Pool>(pool), padding));
+  } else {
+    result = Py_NewRef(Py_NotImplemented);
+  }
+  a.ids.release();
+  a.offsets.release();
+  a.weights.release();
+  a.out.release();
+  return result;
+}
 
 }  // namespace sharkstore

@@ -10,6 +10,19 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace sharkstore;
 
+namespace {
+
+PyMethodDef table_methods[] = {
+    {"lookup", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(table_lookup)),
+     METH_FASTCALL, nullptr},
+    {"embedding_bag",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(table_embedding_bag)),
+     METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+PyType_Slot table_slots[] = {{Py_tp_methods, table_methods}, {0, nullptr}};
+
+}  // namespace
+
 NB_MODULE(_native, m) {
   m.doc() = "Native parts of sharkstore.";
   m.def("map_chunks", &map_chunks, "folder"_a, "paths"_a, "chunk_bytes"_a, "file_bytes"_a);
@@ -25,10 +38,7 @@ NB_MODULE(_native, m) {
     if (!chosen) throw nb::value_error("no such kernels here");
     current_backend() = chosen;
   }, "name"_a);
-  nb::class_<BoundTable>(m, "Table")
+  nb::class_<BoundTable>(m, "Table", nb::type_slots(table_slots))
       .def(nb::init<std::int64_t, int, nb::list, nb::object, nb::object>(), "rows"_a, "dim"_a,
-           "tiers"_a, "rowmap"_a.none(), "default"_a)
-      .def("lookup", &BoundTable::lookup, "ids"_a, "out"_a.none())
-      .def("embedding_bag", &BoundTable::embedding_bag, "ids"_a, "offsets"_a.none(),
-           "weights"_a.none(), "last"_a, "pool"_a, "padding"_a, "out"_a.none());
+           "tiers"_a, "rowmap"_a.none(), "default"_a);
 }
