@@ -44,14 +44,17 @@ const Fast& kernels_for(int dim) {
 #endif
 }
 
-// output that would push everything else out of the cache goes past it
-constexpr std::int64_t kStreamBytes = 1 << 20;
+// A large output goes past the cache, so that it does not push the table out; not where the table
+// is small enough to stay, nor where the output is small enough to be found there by its reader.
+constexpr std::int64_t kStreamedOutput = 1 << 20;
+constexpr std::uint64_t kStreamedTable = 32 << 20;
 
 void run_lookup(const Table& table, const Ids& ids, float* out, Outcome& outcome) {
   const Fast& kernels = kernels_for(table.dim);
   const bool aligned = reinterpret_cast<std::uintptr_t>(out) % (4 * Vec::kLanes) == 0;
-  const bool large = ids.count > kStreamBytes / (4 * table.dim);
-  (large && aligned && table.rows * table.dim > 8000000 ? kernels.stream : kernels.lookup)(table, ids, out, outcome);
+  const bool stream = aligned && ids.count > kStreamedOutput / (4 * table.dim) &&
+                      table.bytes > kStreamedTable;
+  (stream ? kernels.stream : kernels.lookup)(table, ids, out, outcome);
 }
 
 void run_pool(const Table& table, const Ids& ids, const Bags& bags, float* out, Outcome& outcome) {

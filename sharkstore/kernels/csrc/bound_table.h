@@ -75,7 +75,10 @@ class BoundTable {
     table_.dim = dim;
     table_.tiers = static_cast<int>(tiers.size());
     while ((1 << table_.planes) < table_.tiers) ++table_.planes;
-    for (int i = 0; i < table_.tiers; ++i) take_tier(table_.tier[i], nb::tuple(tiers[i]));
+    for (int i = 0; i < table_.tiers; ++i) {
+      take_tier(table_.tier[i], nb::tuple(tiers[i]));
+      table_.bytes += table_.tier[i].rows * table_.tier[i].stride;
+    }
     take_rowmap(rowmap);
     const Buffer& row = hold(default_row);
     if (!row.floats() || row.count() != dim) throw nb::value_error("default row of another shape");

@@ -68,9 +68,10 @@ struct Resolver {
 template <int Planes>
 constexpr int kBlockBytes = Planes == 1 ? 16 : Planes == 2 ? 32 : 64;
 
+// Where a row's block of the row map is: a number, as ids may be of no row.
 template <int Planes>
-SHARKSTORE_INLINE const std::uint8_t* rowmap_block(const Resolver& r, std::uint64_t id) {
-  return r.rowmap + (id >> 6) * kBlockBytes<Planes>;
+SHARKSTORE_INLINE std::uintptr_t rowmap_block(const Resolver& r, std::uint64_t id) {
+  return reinterpret_cast<std::uintptr_t>(r.rowmap) + (id >> 6) * kBlockBytes<Planes>;
 }
 
 template <class Id>
@@ -93,7 +94,7 @@ SHARKSTORE_INLINE void resolve_one(Resolver& r, std::uint64_t id, std::int64_t p
   std::uint64_t slot = id;
   unsigned tier = 0;
   if constexpr (Planes > 0) {
-    const std::uint8_t* block = rowmap_block<Planes>(r, id);
+    const auto* block = reinterpret_cast<const std::uint8_t*>(rowmap_block<Planes>(r, id));
     const unsigned bit = static_cast<unsigned>(id) & 63;
     std::uint64_t same = (std::uint64_t{1} << bit) - 1;
     for (int plane = 0; plane < Planes; ++plane) {
@@ -156,11 +157,11 @@ struct Eight {
   __m512i tier, same, before;
 };
 
-SHARKSTORE_INLINE __m512i pair(const std::uint64_t* blocks, int i) {
+SHARKSTORE_INLINE __m512i pair(const std::uint64_t* blocks, int i, int j) {
   const auto half = [&](int k) SHARKSTORE_LAMBDA {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks[k]));
   };
-  return _mm512_inserti64x4(_mm512_castsi256_si512(half(i)), half(i + 1), 1);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(half(i)), half(j), 1);
 }
 
 SHARKSTORE_INLINE __m512i quad(const std::uint64_t* blocks, int i) {
@@ -173,48 +174,53 @@ SHARKSTORE_INLINE __m512i quad(const std::uint64_t* blocks, int i) {
   return _mm512_inserti64x2(all, part(i + 6), 3);
 }
 
-SHARKSTORE_INLINE void split_plane(__m512i word, __m512i self, int plane, Eight& e) {
+// Takes one plane into account; returns the lanes whose bit is set.
+SHARKSTORE_INLINE __mmask8 split_plane(__m512i word, __m512i self, Eight& e) {
   const __mmask8 mine = _mm512_test_epi64_mask(word, self);
-  e.tier = _mm512_mask_or_epi64(e.tier, mine, e.tier, _mm512_set1_epi64(1 << plane));
   e.same = _mm512_mask_and_epi64(_mm512_andnot_si512(word, e.same), mine, e.same, word);
+  return mine;
+}
+
+// Two counters a lane: the upper one where asked for.
+SHARKSTORE_INLINE __m512i pick_counter(__m512i counters, __mmask8 upper) {
+  const __m512i picked = _mm512_mask_srli_epi64(counters, upper, counters, 32);
+  return _mm512_and_si512(picked, all_lanes(0xffffffff));
 }
 
 template <int Planes>
 SHARKSTORE_INLINE Eight read_blocks(const std::uint64_t* blocks, __m512i id) {
-  const __m512i one = _mm512_set1_epi64(1);
-  const __m512i self = _mm512_sllv_epi64(one, _mm512_and_si512(id, _mm512_set1_epi64(63)));
+  const __m512i one = all_lanes(1), two = all_lanes(2);
+  const __m512i self = _mm512_sllv_epi64(one, _mm512_and_si512(id, all_lanes(63)));
   Eight e{_mm512_setzero_si512(), _mm512_sub_epi64(self, one), _mm512_setzero_si512()};
   if constexpr (Planes == 1) {
     const __m512i even = quad(blocks, 0), odd = quad(blocks, 1);
-    split_plane(_mm512_unpacklo_epi64(even, odd), self, 0, e);
-    e.before = _mm512_unpackhi_epi64(even, odd);
+    const __mmask8 low = split_plane(_mm512_unpacklo_epi64(even, odd), self, e);
+    e.tier = _mm512_maskz_mov_epi64(low, one);
+    e.before = pick_counter(_mm512_unpackhi_epi64(even, odd), low);
   } else if constexpr (Planes == 2) {
-    const __m512i b01 = pair(blocks, 0), b23 = pair(blocks, 2);
-    const __m512i b45 = pair(blocks, 4), b67 = pair(blocks, 6);
-    const __m512i plane = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
-    const __m512i p0 = _mm512_permutex2var_epi64(b01, plane, b23);
-    const __m512i p1 = _mm512_permutex2var_epi64(b45, plane, b67);
-    split_plane(_mm512_shuffle_i64x2(p0, p1, 0x44), self, 0, e);
-    split_plane(_mm512_shuffle_i64x2(p0, p1, 0xee), self, 1, e);
-    const __m512i count = _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i c0 = _mm512_permutex2var_epi64(b01, count, b23);
-    const __m512i c1 = _mm512_permutex2var_epi64(b45, count, b67);
-    const __mmask8 high = _mm512_test_epi64_mask(e.tier, _mm512_set1_epi64(2));
-    e.before = _mm512_mask_shuffle_i64x2(_mm512_shuffle_i64x2(c0, c1, 0x44), high, c0, c1, 0xee);
+    const __m512i b02 = pair(blocks, 0, 2), b13 = pair(blocks, 1, 3);
+    const __m512i b46 = pair(blocks, 4, 6), b57 = pair(blocks, 5, 7);
+    // first and third words of four blocks, then second and fourth
+    const __m512i odd0 = _mm512_unpacklo_epi64(b02, b13), odd1 = _mm512_unpacklo_epi64(b46, b57);
+    const __m512i even0 = _mm512_unpackhi_epi64(b02, b13), even1 = _mm512_unpackhi_epi64(b46, b57);
+    const __mmask8 low = split_plane(_mm512_shuffle_i64x2(odd0, odd1, 0x88), self, e);
+    const __mmask8 high = split_plane(_mm512_shuffle_i64x2(even0, even1, 0x88), self, e);
+    e.tier = _mm512_maskz_mov_epi64(low, one);
+    e.tier = _mm512_mask_or_epi64(e.tier, high, e.tier, two);
+    const __m512i counters = _mm512_mask_shuffle_i64x2(
+        _mm512_shuffle_i64x2(odd0, odd1, 0xdd), high, even0, even1, 0xdd);
+    e.before = pick_counter(counters, low);
   } else {
     const __m512i block = _mm512_loadu_si512(blocks);
-    for (int plane = 0; plane < Planes; ++plane)
-      split_plane(_mm512_i64gather_epi64(block, reinterpret_cast<const void*>(8 * plane), 1), self,
-                  plane, e);
+    for (int plane = 0; plane < Planes; ++plane) {
+      const auto* words = reinterpret_cast<const void*>(8 * plane);
+      const __mmask8 mine = split_plane(_mm512_i64gather_epi64(block, words, 1), self, e);
+      e.tier = _mm512_mask_or_epi64(e.tier, mine, e.tier, all_lanes(1u << plane));
+    }
     const __m512i counter = _mm512_add_epi64(block, _mm512_slli_epi64(e.tier, 2));
     e.before = _mm512_cvtepu32_epi64(
         _mm512_i64gather_epi32(counter, reinterpret_cast<const void*>(8 * Planes), 1));
-    return e;
   }
-  // two counters a lane: the one of odd tiers is the upper
-  const __mmask8 odd = _mm512_test_epi64_mask(e.tier, one);
-  e.before = _mm512_mask_srli_epi64(e.before, odd, e.before, 32);
-  e.before = _mm512_and_si512(e.before, _mm512_set1_epi64(0xffffffff));
   return e;
 }
 
@@ -245,8 +251,10 @@ SHARKSTORE_INLINE void resolve_eight(Resolver& r, const Id* ids, std::int64_t po
     row = _mm512_mask_mov_epi64(all_lanes(r.default_row), good, row);
     tier = _mm512_mask_mov_epi64(all_lanes(kDefaultTag), good, tier);
   }
-  const __mmask8 skip = _mm512_mask_cmpeq_epi64_mask(inside, id, all_lanes(r.padding));
-  tier = _mm512_mask_mov_epi64(tier, skip, all_lanes(kSkippedTag));
+  if (r.padding != r.rows) {
+    const __mmask8 skip = _mm512_mask_cmpeq_epi64_mask(inside, id, all_lanes(r.padding));
+    tier = _mm512_mask_mov_epi64(tier, skip, all_lanes(kSkippedTag));
+  }
   _mm512_store_si512(ring.rows + at, row);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(ring.tags + at), _mm512_cvtepi64_epi8(tier));
 }
@@ -273,7 +281,8 @@ SHARKSTORE_INLINE void prefetch_blocks(const Resolver& r, const Id* ids, std::in
   }
 #else
   (void)ring;
-  for (; from < to; ++from) prefetch(rowmap_block<Planes>(r, id_at(ids, from)));
+  for (; from < to; ++from)
+    prefetch(reinterpret_cast<const void*>(rowmap_block<Planes>(r, id_at(ids, from))));
 #endif
 }
 

@@ -38,6 +38,7 @@ struct Table {
   Tier tier[kMaxTiers];
   const std::uint8_t* rowmap = nullptr;
   const float* default_row = nullptr;  // dim values
+  std::uint64_t bytes = 0;             // of all stored rows
 };
 
 // Row ids of one batch, as the caller holds them.
