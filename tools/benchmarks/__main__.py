@@ -1,0 +1,144 @@
+"""The command line of `tools/bench`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import lookup as lookups
+from benchmarks.check import WrongAnswerError
+from benchmarks.data import Shape
+from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, Case, Options
+from benchmarks.timing import Effort
+
+MILLION = 1_000_000
+
+
+@click.group()
+def main() -> None:
+    """Measure sharkstore beside its peers."""
+
+
+class Words(click.ParamType[tuple[Any, ...]]):
+    """Words, or numbers, with commas between them."""
+
+    name = "a,b,…"
+
+    def __init__(self, kind: type, known: tuple[str, ...] = ()) -> None:
+        self._kind = kind
+        self._known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        words = value.split(",")
+        for word in words:
+            if self._known and word not in self._known:
+                self.fail(f"{word!r} is not known; {', '.join(self._known)} are", param, ctx)
+        try:
+            return tuple(self._kind(word.replace("_", "")) for word in words)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers", param, ctx)
+
+
+@contextmanager
+def work_folder(path: Path | None, *, keep: bool) -> Iterator[Path]:
+    """A folder for what is generated; removed at the end unless kept."""
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+    if keep and path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="sharkstore-bench-", dir=path or "/var/tmp") as made:
+        yield Path(made)
+
+
+@main.command()
+@click.option("--rows", type=Words(int), help="Rows of the tables.")
+@click.option("--dim", type=Words(int), help="Values a row.")
+@click.option("--tiers", multiple=True, help=f"As for sharkstore convert; {MIX} when left out.")
+@click.option(
+    "--distribution", type=Words(str, ("zipf", "uniform")), default="zipf,uniform", help="Of ids."
+)
+@click.option("--shape", type=Words(str, ("lookup", "bag")), default="lookup,bag")
+@click.option("--threads", type=Words(int), default="1", show_default=True)
+@click.option("--only", type=Words(str, ALL), default=",".join(ALL), help="Groups of peers.")
+@click.option("--batch", type=int, help="Ids a batch.")
+@click.option("--repeats", type=click.IntRange(1), help="Rounds.")
+@click.option("--quick", is_flag=True, help="A small table and short turns: is all in order?")
+@click.option("--full", is_flag=True, help="More sizes, encodings and threads; hours.")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), help="For tables and stores.")
+@click.option("--keep", is_flag=True, help="Leave them there, for a quick next run.")
+@click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
+def lookup(
+    *,
+    distribution: tuple[str, ...],
+    shape: tuple[Shape, ...],
+    batch: int | None,
+    repeats: int | None,
+    quick: bool,
+    folder: Path | None,
+    keep: bool,
+    as_json: bool,
+    **which: Any,
+) -> None:
+    """Lookups and bags, against the floor and against peers."""
+    usual = Effort(3, 0.004, 8) if quick else Effort()
+    effort = Effort(repeats or usual.rounds, usual.seconds, usual.batches)
+    with work_folder(folder, keep=keep) as made:
+        options = Options(distribution, shape, effort, made, batch)
+        results = lookups.run(_cases(quick=quick, **which), options)
+        click.echo(lookups.as_json(results) if as_json else lookups.text(results, options))
+
+
+def _cases(
+    *,
+    rows: tuple[int, ...] | None,
+    dim: tuple[int, ...] | None,
+    tiers: tuple[str, ...],
+    threads: tuple[int, ...],
+    only: tuple[str, ...],
+    quick: bool,
+    full: bool,
+) -> list[Case]:
+    if rows or dim or tiers or quick:
+        chosen_rows = rows or ((200_000,) if quick else (5 * MILLION,))
+        return [
+            Case(one_rows, one_dim, one_tiers, one_threads, only)
+            for one_rows in chosen_rows
+            for one_dim in dim or (16,)
+            for one_tiers in tiers or (MIX,)
+            for one_threads in threads
+        ]
+    cases = []
+    for one_rows, one_dim in [(5 * MILLION, 16), (20 * MILLION, 64)]:
+        for one_threads in threads:
+            cases.append(Case(one_rows, one_dim, MIX, one_threads, only))
+            same = tuple(group for group in QUANTISED if group in only)
+            cases.append(Case(one_rows, one_dim, SAME, one_threads, same))
+    return cases + (_more_cases(only) if full else [])
+
+
+def _more_cases(only: tuple[str, ...]) -> list[Case]:
+    """Sizes from a cache's to a memory's, widths, threads, stores of one encoding."""
+    groups = tuple(group for group in only if group not in lookups.STORAGE)
+    few = tuple(group for group in ("floor", "float") if group in only)
+    sizes = [(20_000, 16), (20_000, 64), (20_000, 128), (500_000, 64), (5 * MILLION, 128)]
+    cases = [Case(rows, dim, MIX, 1, groups) for rows, dim in sizes]
+    for rows, dim in [(5 * MILLION, 16), (20 * MILLION, 64)]:
+        cases.append(Case(rows, dim, MIX, 2, groups))
+        cases += [Case(rows, dim, tiers, 1, few) for tiers in ("f32", "f16", "int8")]
+    return cases
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except WrongAnswerError as error:
+        sys.exit(f"wrong answer: {error}")

@@ -1,0 +1,67 @@
+"""The project's own contender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import sharkstore
+from benchmarks import memory
+from benchmarks.data import TABLE, Part, Work
+from benchmarks.timing import Claim, Contender, Lane
+from sharkstore import kernels
+from sharkstore.load.table import Table
+
+NAME = "sharkstore"
+
+
+def backend() -> str:
+    """The kernels in use."""
+    ask: Callable[[], str] = getattr(kernels, "backend", lambda: "numpy")
+    return str(ask())
+
+
+def view_of(table: Table) -> kernels.TableView:
+    """A table's mapped arrays."""
+    view = table._view  # noqa: SLF001 - the floor reads the very pages that lookups read
+    assert view is not None
+    return view
+
+
+class Ours:
+    """An open store."""
+
+    def __init__(self, path: Path) -> None:
+        self.table = sharkstore.open(path)[TABLE]
+        self.view = view_of(self.table)
+
+    def make_present(self) -> None:
+        """Bring the mapped rows in."""
+        for array in self.arrays():
+            memory.make_present(array)
+
+    def arrays(self) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+        """The mapped arrays."""
+        maps = [] if self.view.rowmap is None else [self.view.rowmap]
+        return [tier.data for tier in self.view.tiers] + maps
+
+    def contenders(self, work: Work) -> list[Contender]:
+        """Ours on a workload."""
+        make = self._lookup if work.shape == "lookup" else self._bag
+        lanes = tuple(make(part) for part in work.parts)
+        return [Contender(NAME, lanes, work.count, Claim("stored"))]
+
+    def _lookup(self, part: Part) -> Lane:
+        lookup, ids, out = self.table.lookup, part.ids, part.out
+        return lambda i: lookup(ids[i], out)
+
+    def _bag(self, part: Part) -> Lane:
+        embedding_bag, ids, offsets, out = (
+            self.table.embedding_bag,
+            part.ids,
+            part.offsets,
+            part.out,
+        )
+        return lambda i: embedding_bag(ids[i], offsets, include_last_offset=True, out=out)

@@ -1,0 +1,170 @@
+"""Timing of contenders side by side: round after round, each in its turn.
+
+Absolute times of a shared machine wander by a fifth; contenders of one round wander together,
+so what is told are medians of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+Lane = Callable[[int], Any]  # runs batch i and gives its answer
+
+_POOL = ThreadPoolExecutor(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a contender says its answers are.
+
+    Args:
+        of: `stored` (what the store's reference computes), `source` (the float32 checkpoint),
+            or `bytes` (the floor: no values).
+        steps: quantisation steps between a row's smallest and largest value; 0: not quantised.
+        relative: error of its numbers in parts of the row's largest value.
+    """
+
+    of: str
+    steps: int = 0
+    relative: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Somebody who answers batches.
+
+    Args:
+        lanes: one function a thread, each for its part of a batch.
+        items: what a batch counts, over all lanes.
+        note: what a reader must know: settings, allocations.
+        prepare: called before a turn, not timed.
+    """
+
+    name: str
+    lanes: tuple[Lane, ...]
+    items: int
+    claim: Claim
+    note: str = ""
+    prepare: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure.
+
+    Args:
+        rounds: turns of each contender.
+        seconds: least length of a turn.
+        batches: distinct batches in rotation.
+    """
+
+    rounds: int = 9
+    seconds: float = 0.02
+    batches: int = 32
+
+
+def measure(contenders: Sequence[Contender], effort: Effort) -> dict[str, list[float]]:
+    """Seconds an item of each contender, by name: one figure a round."""
+    counts = [_turn_length(contender, effort) for contender in contenders]
+    starts = [0] * len(contenders)
+    found: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    with quiet():
+        for _ in range(effort.rounds):
+            for index, contender in enumerate(contenders):
+                order = _rotation(starts[index], counts[index], effort.batches)
+                starts[index] += counts[index]
+                contender.prepare()
+                seconds = _turn(contender, order)
+                found[contender.name].append(seconds / (counts[index] * contender.items))
+    return found
+
+
+def best_of(variants: Sequence[Contender], effort: Effort) -> Contender:
+    """The fastest of some settings of one contender."""
+    if len(variants) == 1:
+        return variants[0]
+    short = Effort(3, min(effort.seconds, 0.01), effort.batches)
+    distinct = [_renamed(variant, str(index)) for index, variant in enumerate(variants)]
+    found = measure(distinct, short)
+    return variants[min(range(len(variants)), key=lambda i: statistics.median(found[str(i)]))]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No garbage collection inside."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _turn_length(contender: Contender, effort: Effort) -> int:
+    """Batches that a turn takes; warms up on the way."""
+    contender.prepare()
+    _turn(contender, [0])
+    once = max(_turn(contender, [1 % effort.batches]), 1e-9)
+    count = max(1, math.ceil(min(effort.seconds / once, 1e6)))
+    seconds = _turn(contender, _rotation(0, count, effort.batches))
+    return max(1, math.ceil(count * min(effort.seconds / max(seconds, 1e-9), 4)))
+
+
+def _rotation(start: int, count: int, batches: int) -> list[int]:
+    return [index % batches for index in range(start, start + count)]
+
+
+def _turn(contender: Contender, order: Sequence[int]) -> float:
+    """Seconds for some batches; threads meet at its beginning and end only, as servers' do."""
+    first, *others = contender.lanes
+    begin = time.perf_counter()
+    waiting = [_POOL.submit(_lane, lane, order) for lane in others]
+    _lane(first, order)
+    for one in waiting:
+        one.result()
+    return time.perf_counter() - begin
+
+
+def _lane(lane: Lane, order: Sequence[int]) -> None:
+    for index in order:
+        lane(index)
+
+
+def _renamed(one: Contender, name: str) -> Contender:
+    return Contender(name, one.lanes, one.items, one.claim, one.note, one.prepare)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A median over rounds and how far they lie apart.
+
+    Args:
+        spread: from the 10th to the 90th percentile, as a share of the median.
+    """
+
+    median: float
+    spread: float
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Median and spread of some rounds."""
+    middle = statistics.median(values)
+    if len(values) < 2:
+        return Figure(middle, 0.0)
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return Figure(middle, (tenths[-1] - tenths[0]) / middle if middle else 0.0)
+
+
+def ratios(peer: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """Peer's time over ours, round by round: above 1, ours is faster."""
+    return [a / b for a, b in zip(peer, ours, strict=True)]
