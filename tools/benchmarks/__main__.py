@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
+from benchmarks import convert as conversions
 from benchmarks import lookup as lookups
+from benchmarks import opening
 from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
 from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, Case, Options
@@ -95,6 +97,35 @@ def lookup(
         options = Options(distribution, shape, effort, made, batch)
         results = lookups.run(_cases(quick=quick, **which), options)
         click.echo(lookups.as_json(results) if as_json else lookups.text(results, options))
+
+
+@main.command()
+@click.option("--gb", type=click.FloatRange(min=0, min_open=True), help="Size of the checkpoint.")
+@click.option("--pairs", type=click.IntRange(1), default=3, show_default=True, help="At least.")
+@click.option("--quick", is_flag=True, help="1 GB instead of 5, and short turns.")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), help="On the disk to measure.")
+@click.option("--keep", is_flag=True, help="Leave the checkpoint there, for a quick next run.")
+@click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
+def convert(
+    *, gb: float | None, pairs: int, quick: bool, folder: Path | None, keep: bool, as_json: bool
+) -> None:
+    """Quantising and writing beside libraries, whole conversions beside cp."""
+    size = int((gb or (1 if quick else 5)) * 1e9)
+    effort = Effort(3, 0.02) if quick else Effort(9, 0.1)
+    with work_folder(folder, keep=keep) as made:
+        found = conversions.run(size, pairs, effort, made)
+    click.echo(conversions.as_json(found) if as_json else conversions.text(found))
+
+
+@main.command("open")
+@click.option("--tables", type=Words(int), default="1,26,200,1000", show_default=True)
+@click.option("--quick", is_flag=True, help="Short turns.")
+@click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
+def open_(*, tables: tuple[int, ...], quick: bool, as_json: bool) -> None:
+    """Opening of stores of many tables."""
+    with work_folder(None, keep=False) as made:
+        results = opening.run(tables, Effort(3, 0.005) if quick else Effort(), made)
+    click.echo(opening.as_json(results) if as_json else opening.text(results))
 
 
 def _cases(

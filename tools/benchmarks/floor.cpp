@@ -31,9 +31,15 @@ constexpr int kLine = 64;
 constexpr int kRowsAhead = 64;  // how much earlier a row-map block is asked for than its row
 static_assert(kDim * 4 % kVector == 0, "whole vectors only");
 
-constexpr int largest_row() {
+// lines that a row of some bytes can touch; arrays start on a line
+constexpr int lines_of(int bytes) {
+  if (kLine % bytes == 0) return 1;
+  return bytes / kLine + (bytes % kLine ? 2 : 0);
+}
+
+constexpr int most_lines() {
   int most = 0;
-  for (int bytes : kRow) most = bytes > most ? bytes : most;
+  for (int bytes : kRow) most = lines_of(bytes) > most ? lines_of(bytes) : most;
   return most;
 }
 
@@ -48,13 +54,12 @@ ALWAYS void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 // every line of a row, without a branch on the tier
 ALWAYS void prefetch_row(std::uint64_t entry) {
-  static constexpr int kMost = (largest_row() + kLine - 1) / kLine;
+  static constexpr int kLines = most_lines();
   const std::uint8_t* row = row_of(entry);
   const int last = kRow[entry >> 60] - 1;
   prefetch(row);
-#pragma GCC unroll 16
-  for (int line = 1; line < kMost; ++line) prefetch(row + (kLine * line < last ? kLine * line : last));
-  prefetch(row + last);
+#pragma GCC unroll 64
+  for (int i = 1; i < kLines; ++i) prefetch(row + (kLine * i < last ? kLine * i : last));
 }
 
 template <int kBytes>

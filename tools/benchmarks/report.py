@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.timing import figure, ratios
+
+# of our own figures, from seconds an item; an item of a rate is a byte
+UNITS: dict[str, Callable[[float], float]] = {
+    "ns": lambda seconds: seconds * 1e9,
+    "µs": lambda seconds: seconds * 1e6,
+    "ms": lambda seconds: seconds * 1e3,
+    "GB/s": lambda seconds: 1e-9 / seconds,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ def markdown(results: Sequence[Result], floors: Sequence[str], unit: str = "ns")
 
     Args:
         floors: contenders that ours is divided by, instead of the other way round.
-        unit: of our own times: `ns` or `µs`.
+        unit: of our own figures, one of `UNITS`.
     """
     titles = list(dict.fromkeys(result.title for result in results))
     return "\n\n".join(
@@ -53,7 +61,7 @@ def _table(title: str, results: Sequence[Result], floors: Sequence[str], unit: s
     lines = [f"### {title}", "", "| | " + " | ".join(columns) + " | notes |"]
     lines.append("|" + "---|" * (len(columns) + 2))
     cells = [_own([r for r in results if r.column == column], unit) for column in columns]
-    lines.append(_row(f"**{ours}**, {unit} an item", cells, ""))
+    lines.append(_row(f"**{ours}**, {unit}", cells, _notes(results, ours)))
     for name in names:
         cells = [_cell(results, column, name, inverse=name in floors) for column in columns]
         label = f"{ours} / {name}" if name in floors else f"{name} / {ours}"
@@ -67,9 +75,9 @@ def _row(label: str, cells: Sequence[str], notes: str) -> str:
 
 def _own(results: Sequence[Result], unit: str) -> str:
     """Our own time: of all groups that ran in this column."""
-    scale = {"ns": 1e9, "µs": 1e6}[unit]
-    found = figure([value * scale for result in results for value in result.rounds[result.ours]])
-    return f"{found.median:.3g} ±{found.spread / 2:.0%}"
+    times = [value for result in results for value in result.rounds[result.ours]]
+    found = figure([UNITS[unit](value) for value in times])
+    return f"{_three(found.median)} ±{found.spread / 2:.0%}"
 
 
 def _cell(results: Sequence[Result], column: str, name: str, *, inverse: bool) -> str:

@@ -62,7 +62,7 @@ class Effort:
 
     Args:
         rounds: turns of each contender.
-        seconds: least length of a turn.
+        seconds: least length of a turn; 0: one batch, without warming up.
         batches: distinct batches in rotation.
     """
 
@@ -112,6 +112,8 @@ def quiet() -> Iterator[None]:
 
 def _turn_length(contender: Contender, effort: Effort) -> int:
     """Batches that a turn takes; warms up on the way."""
+    if not effort.seconds:
+        return 1
     contender.prepare()
     _turn(contender, [0])
     once = max(_turn(contender, [1 % effort.batches]), 1e-9)
