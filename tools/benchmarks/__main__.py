@@ -14,6 +14,7 @@ import click
 from benchmarks import convert as conversions
 from benchmarks import lookup as lookups
 from benchmarks import opening
+from benchmarks import small as calls
 from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
 from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, Case, Options
@@ -74,6 +75,7 @@ def work_folder(path: Path | None, *, keep: bool) -> Iterator[Path]:
 @click.option("--batch", type=int, help="Ids a batch.")
 @click.option("--repeats", type=click.IntRange(1), help="Rounds.")
 @click.option("--quick", is_flag=True, help="A small table and short turns: is all in order?")
+@click.option("--small", is_flag=True, help="Few ids, the same in every call, instead.")
 @click.option("--full", is_flag=True, help="More sizes, encodings and threads; hours.")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="For tables and stores.")
 @click.option("--keep", is_flag=True, help="Leave them there, for a quick next run.")
@@ -85,6 +87,7 @@ def lookup(
     batch: int | None,
     repeats: int | None,
     quick: bool,
+    small: bool,
     folder: Path | None,
     keep: bool,
     as_json: bool,
@@ -95,8 +98,14 @@ def lookup(
     effort = Effort(repeats or usual.rounds, usual.seconds, usual.batches)
     with work_folder(folder, keep=keep) as made:
         options = Options(distribution, shape, effort, made, batch)
-        results = lookups.run(_cases(quick=quick, **which), options)
-        click.echo(lookups.as_json(results) if as_json else lookups.text(results, options))
+        cases = _cases(quick=quick, **which)
+        if small:
+            mixed = [case for case in cases if case.tiers != SAME or which["tiers"]]
+            results = [one for case in mixed for one in calls.run(case, options)]
+            click.echo(lookups.as_json(results) if as_json else lookups.text_of_calls(results))
+        else:
+            results = lookups.run(cases, options)
+            click.echo(lookups.as_json(results) if as_json else lookups.text(results, options))
 
 
 @main.command()
@@ -168,8 +177,13 @@ def _more_cases(only: tuple[str, ...]) -> list[Case]:
     return cases
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run a command; exit 1 where a contender is wrong."""
     try:
         main()
     except WrongAnswerError as error:
         sys.exit(f"wrong answer: {error}")
+
+
+if __name__ == "__main__":
+    cli()

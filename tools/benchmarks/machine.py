@@ -22,7 +22,7 @@ def machine() -> str:
     parts = [
         f"{_cpu()}, {os.cpu_count()} CPUs, vectors of {_vector_bits()} bits",
         f"{platform.system()} {platform.release()}",
-        f"huge pages: {_huge_pages()}",
+        f"huge pages: {_huge_pages()}, malloc {_malloc()}",
         f"{memory:.1f} GiB of memory",
     ]
     return "; ".join(parts)
@@ -55,6 +55,12 @@ def _vector_bits() -> int:
 def _huge_pages() -> str:
     chosen = re.search(r"\[(\w+)\]", _read("/sys/kernel/mm/transparent_hugepage/enabled"))
     return chosen[1] if chosen else "unknown"
+
+
+def _malloc() -> str:
+    """Whether libraries that allocate their tables get huge pages; `tools/bench` sees to it."""
+    asked = "glibc.malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    return "asks for them" if asked else "does not ask for them: some peers are slower for it"
 
 
 def _read(path: str) -> str:

@@ -64,6 +64,12 @@ def make_present(array: NDArray[Any]) -> None:
     int(flat[::PAGE].sum(dtype=np.uint64))
 
 
+def pages(array: NDArray[Any]) -> str:
+    """What a report says of an array's pages."""
+    share = on_huge_pages(address(array), array.nbytes)
+    return "pages unknown" if share is None else f"{share:.0%} on huge pages"
+
+
 def on_huge_pages(start: int, size: int) -> float | None:
     """Share of the resident bytes around a range that huge pages map; None if nobody tells."""
     resident = mapped = 0

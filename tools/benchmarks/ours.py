@@ -51,7 +51,12 @@ class Ours:
         """Ours on a workload."""
         make = self._lookup if work.shape == "lookup" else self._bag
         lanes = tuple(make(part) for part in work.parts)
-        return [Contender(NAME, lanes, work.count, Claim("stored"))]
+        return [Contender(NAME, lanes, work.count, Claim("stored"), self._pages())]
+
+    def _pages(self) -> str:
+        """How the largest array is mapped."""
+        largest = max(self.arrays(), key=lambda array: array.nbytes)
+        return memory.pages(largest)
 
     def _lookup(self, part: Part) -> Lane:
         lookup, ids, out = self.table.lookup, part.ids, part.out

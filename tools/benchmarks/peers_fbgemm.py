@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ def tables(source: Source, _folder: Path, effort: Effort) -> Iterator[Makers]:
     """One table of each kind; pooled and, for lookups, also un-pooled."""
     held = {kind: _rows(source, kind) for kind in KINDS}
 
+    pages = {kind: memory.pages(rows.numpy()) for kind, rows in held.items()}
+
     def makers(work: Work) -> list[Contender]:
         modes = {"SUM": PoolingMode.SUM}
         if work.shape == "lookup":
@@ -50,7 +53,7 @@ def tables(source: Source, _folder: Path, effort: Effort) -> Iterator[Makers]:
                 _forward(_table(source, kind, held[kind], pooling)),
                 work,
                 KINDS[kind][1],
-                [ALLOCATES],
+                [pages[kind], ALLOCATES],
                 effort,
             )
             for kind in KINDS
@@ -84,7 +87,8 @@ def _rows(source: Source, kind: str) -> torch.Tensor:
     sparse = KINDS[kind][0]
     rows: torch.Tensor | None = None
     for start, block in source.blocks():
-        codes, head = quantize_embs(torch.from_numpy(block.copy()), sparse)
+        with warnings.catch_warnings(action="ignore"):  # of a tensor made of a tensor
+            codes, head = quantize_embs(torch.from_numpy(block.copy()), sparse)
         parts = [codes.view(torch.uint8)] if head is None else [head, codes]
         width = sum(part.shape[1] for part in parts)
         if rows is None:

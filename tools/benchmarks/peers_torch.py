@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -78,7 +79,7 @@ def floats(source: Source, _folder: Path, effort: Effort) -> Iterator[Makers]:
     weights = torch.from_numpy(held)
     mapped = source.values()
     memory.make_present(mapped)
-    here, there = _pages(held), _pages(mapped)
+    here, there = memory.pages(held), memory.pages(mapped)
 
     def makers(work: Work) -> list[Contender]:
         def torch_one(name: str, make: Make, *notes: str) -> Contender:
@@ -98,11 +99,6 @@ def floats(source: Source, _folder: Path, effort: Effort) -> Iterator[Makers]:
         ]
 
     yield makers
-
-
-def _pages(array: np.ndarray[Any, Any]) -> str:
-    share = memory.on_huge_pages(memory.address(array), array.nbytes)
-    return "pages unknown" if share is None else f"{share:.0%} on huge pages"
 
 
 def _embedding(weights: torch.Tensor) -> Make:
@@ -144,15 +140,22 @@ def quantised(source: Source, _folder: Path, effort: Effort) -> Iterator[Makers]
     four = _packed(source, ops.embedding_bag_4bit_prepack)
     byte = ops.embedding_bag_prepack(_per_channel(source))
 
+    pages = [memory.pages(packed.numpy()) for packed in (eight, four)]
+
     def makers(work: Work) -> list[Contender]:
-        def one(name: str, make: Make, claim: Claim) -> Contender:
-            return contender(f"quantized.{name}", make, work, claim, [ALLOCATES], effort)
+        def one(name: str, make: Make, claim: Claim, *notes: str) -> Contender:
+            said = [*notes, ALLOCATES]
+            return contender(f"quantized.{name}", make, work, claim, said, effort)
 
         if work.shape == "lookup":
             return [one("embedding_byte", _byte(byte), BYTE)]
+        bytes_, nibbles = (
+            _bags(ops.embedding_bag_byte_rowwise_offsets, eight),
+            _bags(ops.embedding_bag_4bit_rowwise_offsets, four),
+        )
         return [
-            one("embedding_bag_byte", _bags(ops.embedding_bag_byte_rowwise_offsets, eight), BYTE),
-            one("embedding_bag_4bit", _bags(ops.embedding_bag_4bit_rowwise_offsets, four), NIBBLE),
+            one("embedding_bag_byte", bytes_, BYTE, pages[0]),
+            one("embedding_bag_4bit", nibbles, NIBBLE, pages[1]),
         ]
 
     yield makers
@@ -179,7 +182,8 @@ def _per_channel(source: Source) -> torch.Tensor:
         zeros[rows] = -low / scales[rows]
         shifted = torch.from_numpy(block.copy()).div_(scales[rows, None]).add_(zeros[rows, None])
         codes[rows] = shifted.round_().clamp_(0, 255).to(torch.uint8)
-    return torch._make_per_channel_quantized_tensor(codes, scales, zeros, 0)  # noqa: SLF001
+    with warnings.catch_warnings(action="ignore"):  # such tensors are to go, one day
+        return torch._make_per_channel_quantized_tensor(codes, scales, zeros, 0)  # noqa: SLF001
 
 
 def _byte(packed: Any) -> Make:

@@ -117,7 +117,9 @@ def _turn_length(contender: Contender, effort: Effort) -> int:
     contender.prepare()
     _turn(contender, [0])
     once = max(_turn(contender, [1 % effort.batches]), 1e-9)
-    count = max(1, math.ceil(min(effort.seconds / once, 1e6)))
+    if once > effort.seconds:
+        return 1
+    count = math.ceil(effort.seconds / once)
     seconds = _turn(contender, _rotation(0, count, effort.batches))
     return max(1, math.ceil(count * min(effort.seconds / max(seconds, 1e-9), 4)))
 

@@ -1,0 +1,196 @@
+"""The benchmarks: figures, reports, and contenders that compute something else."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks import memory
+from benchmarks.check import Truth, WrongAnswerError
+from benchmarks.data import draw, generate, make_work
+from benchmarks.ours import Ours
+from benchmarks.report import Result, markdown
+from benchmarks.timing import Claim, Contender, Effort, best_of, figure, measure, ratios
+
+from sharkstore.kernels import reference
+
+TOP = Path(__file__).resolve().parents[2]
+SHORT = Effort(1, 0.0005, 4)
+
+
+def bench(*arguments, code="from benchmarks.__main__ import cli; cli()"):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(TOP / "tools")},
+    )
+
+
+# --- figures and reports -----------------------------------------------------------------------
+
+
+def test_a_figure_is_the_median_and_the_middle_eight_tenths():
+    found = figure([float(value) for value in range(1, 12)])
+    assert found.median == 6
+    assert found.spread == pytest.approx((10 - 2) / 6)
+    assert figure([3.0]).spread == 0
+
+
+def test_ratios_are_peer_over_ours_round_by_round():
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+def test_markdown_has_peers_over_ours_and_ours_over_floors():
+    result = Result(
+        "1,000 × 16", "lookup zipf", "ours", {"ours": [2e-9], "peer": [6e-9], "floor": [1e-9]}, {}
+    )
+    other = Result("1,000 × 16", "bag zipf", "ours", {"ours": [4e-9], "floor": [2e-9]}, {})
+    lines = markdown([result, other], ["floor"]).splitlines()
+    assert lines[0] == "### 1,000 × 16"
+    assert lines[2] == "| | lookup zipf | bag zipf | notes |"
+    assert lines[4] == "| **ours**, ns | 2.00 ±0% | 4.00 ±0% |  |"
+    assert lines[5] == "| ours / floor | 2.00 ±0% | 2.00 ±0% |  |"
+    assert lines[6] == "| peer / ours | 3.00 ±0% | – |  |"
+
+
+# --- timing ------------------------------------------------------------------------------------
+
+
+def contender(name, run):
+    return Contender(name, (run,), 1, Claim("bytes"))
+
+
+def busy(steps):
+    return lambda _: sum(range(steps))
+
+
+def test_contenders_take_turns_over_all_batches():
+    seen = []
+    first, second = (contender(n, lambda i, n=n: seen.append((n, i))) for n in "ab")
+    found = measure([first, second], Effort(3, 0, 2))
+    assert seen == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 0), ("b", 0)]
+    assert [len(found[name]) for name in "ab"] == [3, 3]
+
+
+def test_the_best_setting_of_a_contender_counts():
+    slow, fast = contender("x", busy(100_000)), contender("x", busy(10))
+    assert best_of([slow, fast], SHORT) is fast
+
+
+def test_lanes_share_a_batch():
+    done = []
+    both = Contender("x", (done.append, lambda i: done.append(-i)), 1, Claim("bytes"))
+    measure([both], Effort(3, 0, 4))
+    assert sorted(done) == [-2, -1, 0, 0, 1, 2]
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("bench"), 2000, 16)
+
+
+def test_zipf_ids_mostly_hit_the_rows_of_the_first_tier(source):
+    store = Ours(source.store("f32=10%,int8=rest"))
+    tiers, _ = reference.resolve(store.view, draw("zipf", 2000, 10_000))
+    assert (tiers == 0).mean() > 0.6
+    assert draw("uniform", 2000, 10_000).max() < 2000
+
+
+def test_huge_arrays_start_on_a_huge_page():
+    array = memory.huge((3, 5), np.float32)
+    assert memory.address(array) % memory.HUGE == 0
+    assert array.shape == (3, 5)
+    assert not array.any()
+
+
+# --- answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["lookup", "bag"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_wrong_answer_is_refused(source, shape, threads):
+    store = Ours(source.store("f32=10%,int8=rest"))
+    work = make_work("zipf", shape, source, count=400, batches=2, threads=threads)
+    truth = Truth(source, store.view)
+    (ours,) = store.contenders(work)
+    truth.check([ours], work)
+
+    def off_by_one_bit(lane):
+        def run(index):
+            answer = lane(index).copy()
+            answer[-1:, -1:].view(np.uint32)[:] ^= 1
+            return answer
+
+        return run
+
+    wrong = Contender("wrong", tuple(map(off_by_one_bit, ours.lanes)), 400, Claim("stored"))
+    with pytest.raises(WrongAnswerError, match="wrong"):
+        truth.check([wrong], work)
+    idle = Contender("idle", tuple(lambda _, p=p: p.out for p in work.parts), 400, Claim("stored"))
+    with pytest.raises(WrongAnswerError, match="idle"):
+        truth.check([idle], work)
+
+
+def test_half_a_step_is_the_most_that_a_quantised_peer_may_be_off(source):
+    work = make_work("uniform", "lookup", source, count=300, batches=1)
+    truth = Truth(source, Ours(source.store("int8")).view)
+    rows = source.values()[work.whole.ids[0]]
+    step = np.ptp(rows, axis=1, keepdims=True) / 255
+    for share, right in ((0.49, True), (0.6, False)):
+        answer = (rows + share * step).astype(np.float32)
+        one = Contender("peer", (lambda _, a=answer: a,), 300, Claim("source", 255))
+        if right:
+            truth.check([one], work)
+        else:
+            with pytest.raises(WrongAnswerError, match="peer"):
+                truth.check([one], work)
+
+
+# --- the commands ------------------------------------------------------------------------------
+
+TINY = ("--rows", 2000, "--dim", 16, "--quick", "--repeats", 1, "--batch", 2000)
+
+
+def test_lookup_end_to_end(tmp_path):
+    done = bench("lookup", *TINY, "--only", "floor,float,zarr", "--json", "--dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["results"]
+    columns = {one["column"] for one in found}
+    assert columns == {f"{s} {d}" for s in ("lookup", "bag") for d in ("zipf", "uniform")}
+    names = {one["contender"] for one in found}
+    assert {"sharkstore", "floor", "floor with row map", "zarr oindex fp32"} <= names
+    assert all(one["median_s"] > 0 for one in found)
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG_PEER = """
+from benchmarks import peers_torch
+from benchmarks.__main__ import cli
+peers_torch._take = lambda mapped: lambda part: lambda i: mapped[part.ids[i] ^ 1]
+cli()
+"""
+
+
+def test_a_wrong_contender_ends_the_run(tmp_path):
+    done = bench("lookup", *TINY, "--only", "float", "--dir", tmp_path, code=WRONG_PEER)
+    assert done.returncode == 1
+    assert "wrong answer: numpy memmap fp32 take(out=)" in done.stderr
+    assert "###" not in done.stdout
+
+
+def test_open_and_convert_end_to_end(tmp_path):
+    done = bench("open", "--tables", "1,3", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert "| **sharkstore**, ms |" in done.stdout
+    done = bench("convert", "--gb", 0.004, "--pairs", 1, "--quick", "--dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| int8 |" in done.stdout
+    assert list(tmp_path.iterdir()) == []
