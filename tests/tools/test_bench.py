@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import memory
+from benchmarks import floor, memory
 from benchmarks.check import Truth, WrongAnswerError
 from benchmarks.data import draw, generate, make_work
 from benchmarks.ours import Ours
@@ -109,6 +109,27 @@ def test_huge_arrays_start_on_a_huge_page():
     assert memory.address(array) % memory.HUGE == 0
     assert array.shape == (3, 5)
     assert not array.any()
+
+
+@pytest.mark.parametrize("branching", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_the_floor_gathers_every_row(source, branching, stream, mapped):
+    store = Ours(source.store("f32=10%,int8=rest"))
+    setting = floor.Setting(branching, stream, ahead=64)
+    low = floor.Floor(store.view, source.folder, SHORT)
+    for shape in ("lookup", "bag"):
+        # a cache's worth of ids, and fewer than the floor looks ahead
+        for count in (1600, 40):
+            work = make_work("zipf", shape, source, count=count, batches=1)
+            work.whole.out[:] = np.nan
+            low.contender("floor", work, [setting], mapped=mapped).lanes[0](0)
+            rows = source.values()[work.whole.ids[0]]
+            tiers, _ = reference.resolve(store.view, work.whole.ids[0])
+            exact = (tiers == 0).reshape(len(work.whole.out), -1).all(axis=1)
+            wanted = rows.reshape(len(work.whole.out), -1, 16).astype(np.float64).sum(axis=1)
+            assert np.allclose(work.whole.out[exact], wanted[exact], rtol=1e-5, atol=1e-6)
+            assert shape == "bag" or exact.any()
 
 
 # --- answers -----------------------------------------------------------------------------------

@@ -19,14 +19,17 @@ constexpr int kVector = 32;
 #else
 constexpr int kVector = 16;
 #endif
-typedef float Vector __attribute__((vector_size(kVector)));
-typedef float Loose __attribute__((vector_size(kVector), aligned(1), may_alias));
+template <int kBytes>
+struct Floats {
+  typedef float Value __attribute__((vector_size(kBytes)));
+  typedef float Anywhere __attribute__((vector_size(kBytes), aligned(1), may_alias));
+};
+using Vector = Floats<kVector>::Value;
 
 constexpr int kDim = DIM;
 constexpr int kRow[] = {ROW_BYTES};    // of a stored row, by tier
 constexpr int kHead[] = {HEAD_BYTES};  // of them ahead of the codes
 constexpr int kTiers = sizeof kRow / sizeof *kRow;
-constexpr int kVectors = kDim * 4 / kVector;
 constexpr int kLine = 64;
 constexpr int kRowsAhead = 64;  // how much earlier a row-map block is asked for than its row
 static_assert(kDim * 4 % kVector == 0, "whole vectors only");
@@ -64,61 +67,98 @@ ALWAYS void prefetch_row(std::uint64_t entry) {
 
 template <int kBytes>
 ALWAYS Vector load(const std::uint8_t* p) {
-#if defined(__AVX512F__)
-  if constexpr (kBytes == 16)
+#if defined(__AVX512BW__)
+  if constexpr (kBytes < kVector)
     return reinterpret_cast<Vector>(
-        _mm512_zextsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-  if constexpr (kBytes == 32)
-    return reinterpret_cast<Vector>(
-        _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(__AVX__)
-  if constexpr (kBytes == 16)
-    return reinterpret_cast<Vector>(
-        _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#endif
+        _mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - kBytes), p));
+#else
   if constexpr (kBytes < kVector) {
     Vector v = {};
     std::memcpy(&v, p, kBytes);
     return v;
   }
-  return *reinterpret_cast<const Loose*>(p);
-}
-
-// a row as it lies, repeated to the length of its answer, or added up once
-template <int kTier, bool kPool>
-ALWAYS void take_tier(const std::uint8_t* row, Vector* sums) {
-  constexpr int kCodes = kRow[kTier] - kHead[kTier];
-  constexpr int kEach = kCodes < kVector ? kCodes : kVector;
-#pragma GCC unroll 64
-  for (int j = 0; j < (kPool ? (kCodes + kEach - 1) / kEach : kVectors); ++j) {
-    const Vector v = load<kEach>(row + kHead[kTier] + j * kVector % kCodes);
-    sums[j] = kPool ? sums[j] + v : v;
-  }
-}
-
-template <bool kPool, int kTier = 0>
-ALWAYS void take(const std::uint8_t* row, unsigned tier, Vector* sums) {
-  if constexpr (kTier + 1 < kTiers) {
-    if (tier != kTier) return take<kPool, kTier + 1>(row, tier, sums);
-  }
-  take_tier<kTier, kPool>(row, sums);
-}
-
-template <bool kStream>
-ALWAYS void store(float* out, const Vector* values) {
-#pragma GCC unroll 64
-  for (int j = 0; j < kVectors; ++j) {
-    float* to = out + j * (kVector / 4);
-#if defined(__AVX512F__)
-    if constexpr (kStream) _mm512_stream_ps(to, values[j]);
-#elif defined(__AVX__)
-    if constexpr (kStream) _mm256_stream_ps(to, values[j]);
-#elif defined(__x86_64__)
-    if constexpr (kStream) _mm_stream_ps(to, values[j]);
-#else
-    if constexpr (kStream) *reinterpret_cast<Loose*>(to) = values[j];
 #endif
-    if constexpr (!kStream) *reinterpret_cast<Loose*>(to) = values[j];
+  return *reinterpret_cast<const Floats<kVector>::Anywhere*>(p);
+}
+
+// Two ways to take a row as it lies, repeated to the length of its answer, or added up once. The
+// first has a branch on the tier: nothing is loaded in vain, but it is guessed wrong as often as
+// tiers are mixed.
+struct Branching {
+  using Value = Vector;
+  static constexpr int kCount = kDim * 4 / kVector;
+
+  template <bool kPool, int kTier = 0>
+  ALWAYS void take(const std::uint8_t* row, unsigned tier, Value* sums) {
+    if constexpr (kTier + 1 < kTiers) {
+      if (tier != kTier) return take<kPool, kTier + 1>(row, tier, sums);
+    }
+    constexpr int kCodes = kRow[kTier] - kHead[kTier];
+    constexpr int kEach = kCodes < kVector ? kCodes : kVector;
+#pragma GCC unroll 64
+    for (int j = 0; j < (kPool ? (kCodes + kEach - 1) / kEach : kCount); ++j) {
+      const Value v = load<kEach>(row + kHead[kTier] + j * kVector % kCodes);
+      sums[j] = kPool ? sums[j] + v : v;
+    }
+  }
+};
+
+constexpr int smallest_row() {
+  int least = kRow[0];
+  for (int bytes : kRow) least = bytes < least ? bytes : least;
+  return least;
+}
+
+constexpr int piece_bytes() {
+  int bytes = 16;
+  while (bytes < kVector && 2 * bytes <= smallest_row()) bytes *= 2;
+  return bytes;
+}
+
+// The second has none: a row is loaded in as many pieces as the longest, the later ones of a
+// short row from its end, so that no line is touched beside its own.
+struct BranchFree {
+  static constexpr int kPiece = piece_bytes();
+  using Value = Floats<kPiece>::Value;
+  static constexpr int kCount = kDim * 4 / kPiece;
+
+  template <bool kPool>
+  ALWAYS void take(const std::uint8_t* row, unsigned tier, Value* sums) {
+    const int last = kRow[tier] - kPiece;
+#pragma GCC unroll 64
+    for (int j = 0; j < kCount; ++j) {
+      const int from = j * kPiece < last ? j * kPiece : last;
+      const Value v = *reinterpret_cast<const Floats<kPiece>::Anywhere*>(row + from);
+      sums[j] = kPool ? sums[j] + v : v;
+    }
+  }
+};
+
+template <bool kStream, class Way>
+ALWAYS void store(float* out, const typename Way::Value* values) {
+  constexpr int kBytes = sizeof(typename Way::Value);
+#pragma GCC unroll 64
+  for (int j = 0; j < Way::kCount; ++j) {
+    float* to = out + j * (kBytes / 4);
+#if defined(__AVX512F__)
+    if constexpr (kStream && kBytes == 64) {
+      _mm512_stream_ps(to, values[j]);
+      continue;
+    }
+#endif
+#if defined(__AVX__)
+    if constexpr (kStream && kBytes == 32) {
+      _mm256_stream_ps(to, values[j]);
+      continue;
+    }
+#endif
+#if defined(__x86_64__)
+    if constexpr (kStream && kBytes == 16) {
+      _mm_stream_ps(to, values[j]);
+      continue;
+    }
+#endif
+    *reinterpret_cast<typename Floats<kBytes>::Anywhere*>(to) = values[j];
   }
 }
 
@@ -166,17 +206,17 @@ struct Pipe {
   }
 };
 
-template <bool kStream, bool kMap>
+template <class Way, bool kStream, bool kMap>
 std::uint64_t lookup(const Task& task, float* out) {
   Pipe<kMap> pipe{task};
   pipe.start();
-  std::int64_t i = 0;
-  const auto one = [&](std::int64_t at) __attribute__((always_inline)) {
-    Vector values[kVectors];
-    const std::uint64_t entry = task.entries[at];
-    take<false>(row_of(entry), entry >> 60, values);
-    store<kStream>(out + at * kDim, values);
+  const auto one = [&](std::int64_t i) __attribute__((always_inline)) {
+    typename Way::Value values[Way::kCount];
+    const std::uint64_t entry = task.entries[i];
+    Way::template take<false>(row_of(entry), entry >> 60, values);
+    store<kStream, Way>(out + i * kDim, values);
   };
+  std::int64_t i = 0;
   for (; i < pipe.calm(); ++i) {
     one(i);
     pipe.step(i);
@@ -185,52 +225,59 @@ std::uint64_t lookup(const Task& task, float* out) {
     one(i);
     pipe.last_step(i);
   }
-#if defined(__x86_64__)
-  if constexpr (kStream) _mm_sfence();
-#endif
   return pipe.seen;
 }
 
-template <bool kStream, bool kMap>
+template <class Way, bool kStream, bool kMap>
 std::uint64_t bags(const Task& task, const std::int64_t* offsets, std::int64_t count, float* out) {
   Pipe<kMap> pipe{task};
   pipe.start();
   std::int64_t i = 0;
   for (std::int64_t bag = 0; bag < count; ++bag) {
-    Vector sums[kVectors] = {};
+    typename Way::Value sums[Way::kCount] = {};
+    const auto one = [&] __attribute__((always_inline)) {
+      const std::uint64_t entry = task.entries[i];
+      Way::template take<true>(row_of(entry), entry >> 60, sums);
+    };
     const std::int64_t end = offsets[bag + 1];
     if (end <= pipe.calm())
       for (; i < end; ++i) {
-        const std::uint64_t entry = task.entries[i];
-        take<true>(row_of(entry), entry >> 60, sums);
+        one();
         pipe.step(i);
       }
     else
       for (; i < end; ++i) {
-        const std::uint64_t entry = task.entries[i];
-        take<true>(row_of(entry), entry >> 60, sums);
+        one();
         pipe.last_step(i);
       }
-    store<kStream>(out + bag * kDim, sums);
+    store<kStream, Way>(out + bag * kDim, sums);
   }
+  return pipe.seen;
+}
+
+template <class Way, bool kStream>
+std::uint64_t run(const Task& task, const std::int64_t* offsets, std::int64_t count, float* out) {
+  std::uint64_t seen;
+  if (offsets)
+    seen = task.rowmap ? bags<Way, kStream, true>(task, offsets, count, out)
+                       : bags<Way, kStream, false>(task, offsets, count, out);
+  else
+    seen = task.rowmap ? lookup<Way, kStream, true>(task, out)
+                       : lookup<Way, kStream, false>(task, out);
 #if defined(__x86_64__)
   if constexpr (kStream) _mm_sfence();
 #endif
-  return pipe.seen;
+  return seen;
 }
 
 }  // namespace
 
-extern "C" std::uint64_t floor_lookup(const Task* task, int stream, float* out) {
-  if (task->rowmap) return stream ? lookup<true, true>(*task, out) : lookup<false, true>(*task, out);
-  return stream ? lookup<true, false>(*task, out) : lookup<false, false>(*task, out);
-}
-
-extern "C" std::uint64_t floor_bags(const Task* task, int stream, const std::int64_t* offsets,
-                                    std::int64_t count, float* out) {
-  if (task->rowmap)
-    return stream ? bags<true, true>(*task, offsets, count, out)
-                  : bags<false, true>(*task, offsets, count, out);
-  return stream ? bags<true, false>(*task, offsets, count, out)
-                : bags<false, false>(*task, offsets, count, out);
+// Gathers rows; in bags where there are offsets.
+extern "C" std::uint64_t floor_run(const Task* task, int branching, int stream,
+                                   const std::int64_t* offsets, std::int64_t count, float* out) {
+  if (branching)
+    return stream ? run<Branching, true>(*task, offsets, count, out)
+                  : run<Branching, false>(*task, offsets, count, out);
+  return stream ? run<BranchFree, true>(*task, offsets, count, out)
+                : run<BranchFree, false>(*task, offsets, count, out);
 }

@@ -9,7 +9,8 @@ import ctypes
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -51,6 +52,26 @@ def supports(view: TableView) -> bool:
     return view.dim % LANES == 0 and not constant
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the floor gathers.
+
+    Args:
+        branching: on a row's tier; else it loads as much of every row.
+        stream: answers go past the caches.
+        ahead: rows between prefetch and use.
+    """
+
+    branching: bool
+    stream: bool
+    ahead: int
+
+    def __str__(self) -> str:
+        way = "a branch on the tier" if self.branching else "branch-free"
+        stores = "streaming" if self.stream else "plain"
+        return f"{way}, {stores} stores, {self.ahead} rows ahead"
+
+
 class Floor:
     """The floor under a table's lookups.
 
@@ -62,32 +83,29 @@ class Floor:
         self._view = view
         self._effort = effort
         self._library = ctypes.CDLL(str(_build(view, folder)))
-        for function in (self._library.floor_lookup, self._library.floor_bags):
-            function.restype = ctypes.c_uint64
+        self._library.floor_run.restype = ctypes.c_uint64
 
     def contenders(self, work: Work) -> list[Contender]:
         """The floor, and the floor with the row map's lines read, at their best settings."""
-        entries = [tuple(self._entries(ids) for ids in part.ids) for part in work.parts]
-        found = [self._best(NAME, work, entries, mapped=False)]
+        settings = [Setting(*one) for one in product((True, False), (True, False), AHEAD)]
+        found = [self.contender(NAME, work, settings, mapped=False)]
         if self._view.rowmap is not None:
-            found.append(self._best(WITH_MAP, work, entries, mapped=True))
+            found.append(self.contender(WITH_MAP, work, settings, mapped=True))
         return found
 
-    def _best(
-        self, name: str, work: Work, entries: list[tuple[NDArray[np.uint64], ...]], *, mapped: bool
+    def contender(
+        self, name: str, work: Work, settings: Sequence[Setting], *, mapped: bool
     ) -> Contender:
+        """The floor at the best of some settings; `mapped`: with the row map's lines read."""
+        entries = [tuple(map(self._entries, part.ids)) for part in work.parts]
+
+        def lanes(setting: Setting) -> tuple[Lane, ...]:
+            both = zip(work.parts, entries, strict=True)
+            return tuple(self._lane(part, own, setting, mapped=mapped) for part, own in both)
+
         variants = [
-            Contender(
-                name,
-                tuple(
-                    self._lane(part, own, ahead, stream=stream, mapped=mapped)
-                    for part, own in zip(work.parts, entries, strict=True)
-                ),
-                work.count,
-                Claim("bytes"),
-                f"{'streaming' if stream else 'plain'} stores, {ahead} rows ahead",
-            )
-            for stream, ahead in product((True, False), AHEAD)
+            Contender(name, lanes(setting), work.count, Claim("bytes"), str(setting))
+            for setting in settings
         ]
         return best_of(variants, self._effort)
 
@@ -101,13 +119,7 @@ class Floor:
         return entries
 
     def _lane(
-        self,
-        part: Part,
-        entries: tuple[NDArray[np.uint64], ...],
-        ahead: int,
-        *,
-        stream: bool,
-        mapped: bool,
+        self, part: Part, entries: Sequence[NDArray[np.uint64]], setting: Setting, *, mapped: bool
     ) -> Lane:
         rowmap = self._view.rowmap if mapped else None
         tasks = [
@@ -117,28 +129,24 @@ class Floor:
                 None if rowmap is None else memory.address(rowmap),
                 0 if rowmap is None else rowmap.shape[1],
                 len(own),
-                ahead,
+                setting.ahead,
             )
             for own, ids in zip(entries, part.ids, strict=True)
         ]
+        flags = (ctypes.c_int(setting.branching), ctypes.c_int(setting.stream))
+        offsets = None if part.offsets is None else memory.address(part.offsets)
+        rest = (ctypes.c_void_p(offsets), ctypes.c_int64(len(part.out)))
         out = ctypes.c_void_p(memory.address(part.out))
-        calls = [self._call(task, part, out, stream=stream) for task in tasks]
+        calls = [
+            partial(self._library.floor_run, ctypes.byref(task), *flags, *rest, out)
+            for task in tasks
+        ]
         kept = (entries, tasks)  # what the calls point at
 
         def run(index: int, _kept: object = kept) -> None:
             calls[index]()
 
         return run
-
-    def _call(
-        self, task: _Task, part: Part, out: ctypes.c_void_p, *, stream: bool
-    ) -> Callable[[], object]:
-        if part.offsets is None:
-            return partial(self._library.floor_lookup, ctypes.byref(task), int(stream), out)
-        offsets = ctypes.c_void_p(memory.address(part.offsets))
-        count = ctypes.c_int64(len(part.out))
-        function = self._library.floor_bags
-        return partial(function, ctypes.byref(task), int(stream), offsets, count, out)
 
 
 def _build(view: TableView, folder: Path) -> Path:
