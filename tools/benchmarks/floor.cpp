@@ -65,18 +65,24 @@ ALWAYS void prefetch_row(std::uint64_t entry) {
   for (int i = 1; i < kLines; ++i) prefetch(row + (kLine * i < last ? kLine * i : last));
 }
 
+// Some bytes, zeros behind them. A masked load would do, but touches the line behind, too.
 template <int kBytes>
 ALWAYS Vector load(const std::uint8_t* p) {
-#if defined(__AVX512BW__)
-  if constexpr (kBytes < kVector)
+#if defined(__AVX512F__)
+  const auto low = [p]() __attribute__((always_inline)) {
+    return _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  };
+  const auto part = [p](int at) __attribute__((always_inline)) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + at));
+  };
+  if constexpr (kBytes == 16) return reinterpret_cast<Vector>(_mm512_zextsi128_si512(part(0)));
+  if constexpr (kBytes == 32) return reinterpret_cast<Vector>(low());
+  if constexpr (kBytes == 48)
+    return reinterpret_cast<Vector>(_mm512_inserti32x4(low(), part(32), 2));
+#elif defined(__AVX__)
+  if constexpr (kBytes == 16)
     return reinterpret_cast<Vector>(
-        _mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - kBytes), p));
-#else
-  if constexpr (kBytes < kVector) {
-    Vector v = {};
-    std::memcpy(&v, p, kBytes);
-    return v;
-  }
+        _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #endif
   return *reinterpret_cast<const Floats<kVector>::Anywhere*>(p);
 }
@@ -97,7 +103,8 @@ struct Branching {
     constexpr int kEach = kCodes < kVector ? kCodes : kVector;
 #pragma GCC unroll 64
     for (int j = 0; j < (kPool ? (kCodes + kEach - 1) / kEach : kCount); ++j) {
-      const Value v = load<kEach>(row + kHead[kTier] + j * kVector % kCodes);
+      const int from = j * kVector < kCodes - kEach ? j * kVector : kCodes - kEach;
+      const Value v = load<kEach>(row + kHead[kTier] + from);
       sums[j] = kPool ? sums[j] + v : v;
     }
   }

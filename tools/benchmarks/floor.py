@@ -26,7 +26,7 @@ from sharkstore.kernels import TableView, reference
 SOURCE = Path(__file__).with_name("floor.cpp")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-std=c++17", "-shared", "-fPIC")
 NAME, WITH_MAP = "floor", "floor with row map"
-AHEAD = (64, 96, 128, 192)
+AHEAD = (64, 96, 160)
 LANES = 16  # values that vectors of every kind divide
 
 
