@@ -19,6 +19,8 @@ from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
 from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, Case, Options
 from benchmarks.timing import Effort
+from sharkstore.errors import PlanError
+from sharkstore.plan.tiers import parse_tiers
 
 MILLION = 1_000_000
 
@@ -50,6 +52,18 @@ class Words(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{value!r} is not a list of numbers", param, ctx)
 
 
+def _tiers(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Refused before minutes go into a table."""
+    try:
+        for value in values:
+            parse_tiers(value)
+    except PlanError as error:
+        raise click.BadParameter(str(error)) from error
+    return values
+
+
 @contextmanager
 def work_folder(path: Path | None, *, keep: bool) -> Iterator[Path]:
     """A folder for what is generated; removed at the end unless kept."""
@@ -65,7 +79,12 @@ def work_folder(path: Path | None, *, keep: bool) -> Iterator[Path]:
 @main.command()
 @click.option("--rows", type=Words(int), help="Rows of the tables.")
 @click.option("--dim", type=Words(int), help="Values a row.")
-@click.option("--tiers", multiple=True, help=f"As for sharkstore convert; {MIX} when left out.")
+@click.option(
+    "--tiers",
+    multiple=True,
+    callback=_tiers,
+    help=f"As for sharkstore convert; {MIX} when left out.",
+)
 @click.option(
     "--distribution", type=Words(str, ("zipf", "uniform")), default="zipf,uniform", help="Of ids."
 )
