@@ -101,7 +101,8 @@ class Table:
             bounds: `raise`, or `default` for the table's default row; the store's when left out.
 
         Returns:
-            float32 (*ids.shape, dim): `out`, or a fresh array.
+            float32 (*ids.shape, dim): `out`, or a fresh array. After an error `out` holds
+            anything.
 
         Raises:
             IdError: an id outside the table, with bounds `raise`.
@@ -147,29 +148,30 @@ class Table:
             bounds: as for `lookup`; default rows count in a mean.
 
         Returns:
-            float32 (bags, dim): `out`, or a fresh array.
+            float32 (bags, dim): `out`, or a fresh array. After an error `out` holds anything.
 
         Raises:
             as `lookup`; ArgumentError also for offsets that don't start at 0, fall, or pass
             the end, and for weights with another mode than sum.
         """
         native = self._live(bounds)
-        pool = kernels.POOLS.get(mode)
+        pool = kernels.POOLS.get(mode) if isinstance(mode, str) else None
         if pool is None:
             arguments.check_choice("mode", mode, tuple(kernels.POOLS))
         if per_sample_weights is not None and mode != "sum":
             raise ArgumentError("per_sample_weights go with mode 'sum' only", got=mode)
         padding = -1 if padding_idx is None else arguments.padding_id(padding_idx, self.rows)
-        options = (include_last_offset, pool, padding)
+        last = bool(include_last_offset)
+        options = (last, pool, padding)
         found = NotImplemented
-        if type(ids) is np.ndarray and type(offsets) is np.ndarray:
-            bags = max(len(offsets) - include_last_offset, 0)
+        if type(ids) is np.ndarray and type(offsets) is np.ndarray and offsets.ndim == 1:
+            bags = max(len(offsets) - last, 0)
             given = arguments.fresh_array((bags, self._dim), bags) if out is None else out
             found = native.embedding_bag(ids, offsets, per_sample_weights, *options, given)
         if found is NotImplemented:  # not arrays as they should be: bring them into form, or refuse
             ids = arguments.as_ids(ids)
             offsets = arguments.bag_starts(ids, offsets)
-            bags = arguments.bag_count(ids, offsets, include_last=include_last_offset)
+            bags = arguments.bag_count(ids, offsets, include_last=last)
             if per_sample_weights is not None:
                 per_sample_weights = arguments.as_weights(per_sample_weights, ids)
             inputs = (ids, offsets, per_sample_weights)
@@ -177,7 +179,8 @@ class Table:
             found = native.embedding_bag(*inputs, *options, given)
         if found is not None:
             if found[-1]:
-                arguments.check_offsets(offsets, len(ids), include_last=include_last_offset)
+                arguments.check_offsets(offsets, len(ids), include_last=last)
+                raise ArgumentError("offsets changed while bags were made of them")
             self._examine(found, ids, bounds)
         return given
 

@@ -127,16 +127,17 @@ def test_an_id_beyond_int64_is_refused_and_not_taken_for_another(table, ids):
     assert "id -" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ids", [None, "1", [0.5], np.array([1.0]), object()], ids=repr)
+def test_ids_that_are_no_integers_are_refused_by_lookups_and_bags(table, ids):
+    with pytest.raises(DtypeError, match="expected int64 or int32"):
+        table.lookup(ids)
+    with pytest.raises(DtypeError, match="expected int64 or int32"):
+        table.embedding_bag(ids, [0])
+
+
 def test_position_counts_through_all_dimensions(table):
     with pytest.raises(IdError, match="position 3"):
         table.lookup([[0, 1], [2, -1]])
-
-
-def test_refused_ids_leave_out_as_it_was(table):
-    out = np.zeros((2, DIM), np.float32)
-    with pytest.raises(IdError):
-        table.lookup([0, -1], out=out)
-    assert not out.any()
 
 
 @pytest.mark.parametrize("ids", [[-1], np.array([-1], np.int32)], ids=repr)
@@ -331,9 +332,29 @@ def test_weights_go_with_sums_only(table, mode):
         table.embedding_bag([[0]], per_sample_weights=[[1.0]], mode=mode)
 
 
-def test_unknown_mode_is_refused(table):
-    with pytest.raises(ArgumentError, match="mode 'median'"):
-        table.embedding_bag([[0]], mode="median")
+@pytest.mark.parametrize("mode", ["median", "", None, ["sum"], 0], ids=repr)
+def test_unknown_mode_is_refused(table, mode):
+    with pytest.raises(ArgumentError, match=r"mode .* is not known"):
+        table.embedding_bag([[0]], mode=mode)
+
+
+@pytest.mark.parametrize("last", [1, np.True_, "yes"], ids=repr)
+def test_anything_true_includes_the_last_offset(table, last):
+    got = table.embedding_bag(np.arange(3), np.array([0, 3]), include_last_offset=last)
+    assert_same_bits(got, ROWS[:3].sum(axis=0, keepdims=True))
+
+
+@pytest.mark.parametrize("weights", [np.ones((3, 1), np.float32), np.ones((1, 3), np.float32)])
+def test_weights_of_another_shape_are_refused_however_many(table, weights):
+    with pytest.raises(ArgumentError, match="must have the shape of ids"):
+        table.embedding_bag(np.arange(3), np.array([0]), weights)
+
+
+def test_an_empty_out_within_the_memory_of_offsets_is_taken(table):
+    memory = np.zeros(4, np.int64)
+    out = memory.view(np.float32)[1:1].reshape(0, DIM)
+    got = table.embedding_bag(np.arange(0), memory[:1], include_last_offset=True, out=out)
+    assert got is out
 
 
 @pytest.mark.parametrize("bad", OUTSIDE)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "mapping.h"
+#include "unlocked.h"
 
 namespace sharkstore {
 
@@ -34,7 +35,7 @@ inline Bytes map_chunks(int folder, const std::vector<nb::bytes>& paths, std::si
   auto mapping = std::make_unique<Mapping>();
   std::string current;
   try {
-    nb::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     if (!mapping->fits_alone(files.size(), chunk_bytes)) mapping->reserve(bytes);
     for (std::size_t i = 0; i < files.size(); ++i) {
       current = files[i];

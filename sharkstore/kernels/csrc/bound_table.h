@@ -52,7 +52,8 @@ class Buffer {
   bool overlaps(const Buffer& other) const {
     const char* mine = data<char>();
     const char* theirs = other.data<char>();
-    return mine < theirs + other.view_.len && theirs < mine + view_.len;
+    return view_.len > 0 && other.view_.len > 0 && mine < theirs + other.view_.len &&
+           theirs < mine + view_.len;
   }
 
  private:
@@ -114,13 +115,14 @@ class BoundTable {
     bool have_offsets, have_weights, last;
   };
 
-  // offsets: (bags,), or (bags + 1,) with last; without, ids are (bags, ids a bag)
+  // offsets: (bags,), or (bags + 1,) with last; without, ids are (bags, ids a bag); weights:
+  // (number of ids,)
   bool fits(const BagArrays& a) const {
     if (!a.ids.integers() || !a.out.floats() || a.out.dimensions() != 2 ||
         a.out.length(1) != table_.dim || a.out.overlaps(a.ids))
       return false;
-    if (a.have_weights &&
-        (!a.weights.floats() || a.weights.count() != a.ids.count() || a.out.overlaps(a.weights)))
+    if (a.have_weights && (!a.weights.floats() || a.weights.dimensions() != 1 ||
+                           a.weights.count() != a.ids.count() || a.out.overlaps(a.weights)))
       return false;
     if (!a.have_offsets) return a.ids.dimensions() == 2 && a.ids.length(0) == a.out.length(0);
     return a.offsets.holds("lq", 8) && a.offsets.dimensions() == 1 && a.ids.dimensions() == 1 &&
