@@ -178,7 +178,7 @@ class Table:
             given = arguments.out_array(out, (bags, self.dim), *inputs)
             found = native.embedding_bag(*inputs, *options, given)
         if found is not None:
-            if found[-1]:
+            if found[-1] and offsets is not None:
                 arguments.check_offsets(offsets, len(ids), include_last=last)
                 raise ArgumentError("offsets changed while bags were made of them")
             self._examine(found, ids, bounds)

@@ -26,7 +26,7 @@ PyType_Slot table_slots[] = {{Py_tp_methods, table_methods}, {0, nullptr}};
 NB_MODULE(_native, m) {
   m.doc() = "Native parts of sharkstore.";
   m.def("map_chunks", &map_chunks, "folder"_a, "paths"_a, "chunk_bytes"_a, "file_bytes"_a);
-  m.def("huge_array", &huge_array, "bytes"_a);
+  m.def("huge_array", &huge_array, "size"_a);
   m.def("backends", [] {
     std::vector<std::string> names;
     for (const Backend* one : usable_backends()) names.emplace_back(one->name);

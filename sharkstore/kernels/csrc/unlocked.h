@@ -1,4 +1,4 @@
-// Python's lock given up for as long as a kernel or a system call runs.
+// Python's lock given up while the system maps files.
 #pragma once
 
 #include <Python.h>
