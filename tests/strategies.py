@@ -46,6 +46,17 @@ def assert_same_bits(got, expected):
     np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
 
 
+def assert_same_values(got, expected, what=""):
+    """Same shape, and equal bit for bit; NaN equals NaN, whatever its bits."""
+    assert got.dtype == expected.dtype == np.float32
+    assert got.shape == expected.shape
+    same = got.view(np.uint32) == expected.view(np.uint32)
+    if not same.all():
+        same |= np.isnan(got) & np.isnan(expected)
+        at = tuple(int(i[0]) for i in np.nonzero(~same)) if not same.all() else None
+        assert at is None, f"{what}: {got[at]!r} at {at}, expected {expected[at]!r}"
+
+
 def decode_slowly(encoding, stored, dim):
     """One row from its bytes, value by value: a list of floats that float32 holds exactly."""
     if encoding.name == "f16":
@@ -70,6 +81,18 @@ def round_to_float32(value):
 
 
 # --- tables and stores -----------------------------------------------------------------------
+
+READ_PAST_END = 64
+
+
+def padded(array):
+    """The same array with as many readable bytes behind it as kernels may read."""
+    array = np.ascontiguousarray(array)
+    memory = np.full(array.nbytes + READ_PAST_END, 0xA5, np.uint8)
+    copy = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
 
 SAMPLE = {
     "emb.user.weight": exact_rows(200, 7, seed=1),
@@ -99,11 +122,11 @@ def memory_table(values, encodings=(F32,), tiers=None, *, default=None, bounds="
             stored = encode_rows(encoding, np.full((1, dim), 0.1, np.float32))
         decoded[chosen] = decode_rows(encoding, stored, dim)
         count = int(chosen.sum())
-        held.append(Tier(encoding, count, stored))
+        held.append(Tier(encoding, count, padded(stored)))
         shape = encoding.array_shape(count, dim)
         array = array_spec(f"tables/emb/{index}", shape, encoding.array_dtype)
         described.append(TierMetadata(encoding, count, array))
-    rowmap = build_rowmap(tiers, planes_for(len(held))) if len(held) > 1 else None
+    rowmap = padded(build_rowmap(tiers, planes_for(len(held)))) if len(held) > 1 else None
     row = np.zeros(dim, np.float32) if default is None else default
     view = TableView(rows, dim, held, rowmap, row)
     metadata = TableMetadata("emb", "tables/emb", rows, dim, "float32", tuple(described), None)

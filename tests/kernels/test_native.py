@@ -1,0 +1,370 @@
+"""The native kernels equal the reference bit for bit, whichever of them runs."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import CONSTANT, F16, F32, INT8, PACKED, assert_same_bits, memory_table, padded
+from views import (
+    TIERS,
+    check_bags,
+    check_lookup,
+    guarded_out,
+    make_view,
+    some_ids,
+    using,
+)
+
+from sharkstore import kernels
+from sharkstore.encodings import SPELLED, Encoding
+from sharkstore.errors import ArgumentError, DtypeError
+
+FAST_DIMS = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256]
+OTHER_DIMS = [1, 2, 3, 5, 7, 15, 17, 20, 31, 33, 63, 65, 100, 130, 255, 257, 300, 1000, 4096]
+COUNTS = [0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 160, 161, 191, 193, 255, 257, 1000]
+DTYPES = [np.int64, np.int32]
+MODES = ["sum", "mean", "max"]
+
+every_backend = pytest.mark.parametrize("backend", kernels.backends())
+every_tiers = pytest.mark.parametrize("tiers", TIERS)
+
+
+@pytest.fixture(autouse=True)
+def kernels_of_this_test(request):
+    """The kernels that the test's parameter names."""
+    if "backend" not in request.fixturenames:
+        yield
+        return
+    with using(request.getfixturevalue("backend")):
+        yield
+
+
+@functools.cache
+def sample(tiers, rows, dim, wild=False):
+    """A table of these tiers, and the same bound."""
+    view = make_view(TIERS[tiers], rows, dim, seed=rows + dim, wild=wild)
+    return view, kernels.bind(view)
+
+
+def cuts(count, rng):
+    """Offsets (bags + 1,) of bags that are mostly short, some empty, some of one id."""
+    lengths = rng.choice([0, 1, 1, 2, 3, 20], size=count // 4 + 3)
+    ends = np.minimum(np.cumsum(lengths), count)
+    return np.concatenate([[0], ends, [count]]).astype(np.int64)
+
+
+# --- dims, encodings, widths of row maps -----------------------------------------------------
+
+
+@every_backend
+@pytest.mark.parametrize("dim", FAST_DIMS + OTHER_DIMS)
+def test_lookups_of_every_dim_and_encoding(backend, dim):
+    rng = np.random.default_rng(dim)
+    for name in TIERS:
+        for wild in (False, True):
+            view, table = sample(name, 130, dim, wild)
+            dtype = DTYPES[wild]
+            check_lookup(view, table, some_ids(130, 170, rng, dtype), name, shift=4 * wild)
+
+
+@every_backend
+@pytest.mark.parametrize("mode", [*MODES, "weighted"])
+@pytest.mark.parametrize("dim", FAST_DIMS + OTHER_DIMS)
+def test_bags_of_every_dim_and_encoding(backend, dim, mode):
+    rng = np.random.default_rng(dim)
+    for name in TIERS:
+        view, table = sample(name, 130, dim)
+        ids = some_ids(130, 70, rng, DTYPES[dim % 2])
+        weights = rng.normal(size=70).astype(np.float32) if mode == "weighted" else None
+        pool = "sum" if mode == "weighted" else mode
+        check_bags(view, table, ids, cuts(70, rng), pool, weights, what=name)
+
+
+@every_backend
+@pytest.mark.parametrize("mode", [*MODES, "weighted"])
+def test_bags_of_any_bytes(backend, mode):
+    rng = np.random.default_rng(7)
+    for name in TIERS:
+        for dim in (3, 16, 33, 64):
+            view, table = sample(name, 130, dim, wild=True)
+            ids = some_ids(130, 200, rng)
+            weights = rng.normal(size=200).astype(np.float32) if mode == "weighted" else None
+            pool = "sum" if mode == "weighted" else mode
+            check_bags(view, table, ids, cuts(200, rng), pool, weights, what=name)
+
+
+# --- numbers of ids --------------------------------------------------------------------------
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+@every_tiers
+def test_lookups_of_every_number_of_ids(backend, tiers, dtype):
+    rng = np.random.default_rng(1)
+    for dim in (16, 7):
+        view, table = sample(tiers, 200, dim)
+        for count in COUNTS:
+            check_lookup(view, table, some_ids(200, count, rng, dtype), tiers)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", DTYPES)
+@every_tiers
+def test_bags_of_every_number_of_ids(backend, tiers, dtype):
+    rng = np.random.default_rng(2)
+    view, table = sample(tiers, 200, 16)
+    for count in COUNTS:
+        ids = some_ids(200, count, rng, dtype)
+        padding = int(rng.integers(-1, 200))
+        check_bags(view, table, ids, cuts(count, rng), MODES[count % 3], None, padding, tiers)
+
+
+@every_backend
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("each", [0, 1, 20, 129, 1000])
+def test_bags_of_one_length(backend, each, mode):
+    rng = np.random.default_rng(each)
+    for name in ("f32", "int8", "4 tiers", "8 tiers"):
+        for dim in (16, 33):
+            view, table = sample(name, 200, dim)
+            ids = some_ids(200, 5 * each, rng)
+            offsets = np.arange(6) * each
+            check_bags(view, table, ids, offsets, mode, what=name)
+            check_bags(view, table, ids.reshape(5, each), None, mode, padding=3, what=name)
+
+
+@every_backend
+def test_many_empty_bags_between_full_ones(backend):
+    view, table = sample("3 tiers", 200, 16)
+    ids = some_ids(200, 600, np.random.default_rng(3))
+    offsets = np.concatenate([np.zeros(300), [200, 200, 201], np.full(500, 400), [600, 600]])
+    for mode in MODES:
+        check_bags(view, table, ids, offsets.astype(np.int64), mode)
+
+
+@every_backend
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (5, 7), (2, 3, 4), (1, 1, 1, 1)])
+def test_lookups_of_ids_of_any_shape(backend, shape):
+    view, table = sample("2 tiers", 200, 16)
+    ids = np.random.default_rng(0).integers(200, size=shape)
+    check_lookup(view, table, np.array(ids))
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+@every_backend
+@every_tiers
+@pytest.mark.parametrize("rows", [0, 1, 2, 63, 64, 65, 128])
+def test_tables_of_few_rows(backend, tiers, rows):
+    rng = np.random.default_rng(rows)
+    view, table = sample(tiers, rows, 5)
+    for dtype in DTYPES:
+        ids = some_ids(rows, 50, rng, dtype)
+        check_lookup(view, table, ids, tiers)
+        check_bags(view, table, ids, cuts(50, rng), "mean", what=tiers)
+    if rows:
+        check_lookup(view, table, np.arange(rows), tiers)
+
+
+@every_backend
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_blocks_of_one_tier_only(backend, planes):
+    """Tiers that begin and end with blocks, and tiers without rows."""
+    count = 2**planes
+    tiers = np.repeat(np.arange(0, count, 2, dtype=np.uint8), 128)
+    view = make_view([F32] * count, len(tiers), 8, tiers=tiers)
+    table = kernels.bind(view)
+    check_lookup(view, table, np.arange(len(tiers)))
+    check_lookup(view, table, np.arange(len(tiers))[::-1].astype(np.int32))
+
+
+@every_backend
+def test_a_pruned_table_of_almost_four_billion_rows(backend):
+    rows, one = 2**32 - 1, padded(np.arange(16, dtype=np.float32).view(np.uint8).reshape(1, 64))
+    default = np.ones(16, np.float32)
+    view = kernels.TableView(rows, 16, [kernels.Tier(CONSTANT, rows, one)], None, default)
+    table = kernels.bind(view)
+    ids = np.array([0, 2**31, 2**32 - 2, 2**32 - 1, 2**32, -1, 2**63 - 1, -(2**63)])
+    check_lookup(view, table, ids)
+    check_lookup(view, table, np.array([0, 2**31 - 1, -1, -(2**31)], np.int32))
+    check_bags(view, table, ids, np.array([0, 3, 8]), "mean", padding=2**31)
+
+
+@every_backend
+@pytest.mark.parametrize("planes", [0, 1, 2, 3])
+def test_rows_more_than_four_gigabytes_away(backend, planes):
+    rows, dim = 12_000_000, 100
+    try:
+        data = np.zeros((rows + 1, 4 * dim), np.uint8)[:rows]  # never touched: takes no memory
+    except MemoryError:
+        pytest.skip("this system promises no more memory than it has")
+    ids = np.array([0, 63, 64, 10_737_419, 11_000_063, rows - 1])
+    data[ids] = np.random.default_rng(0).integers(0, 100, (len(ids), 4 * dim))
+    tiers, rowmap = [kernels.Tier(F32, rows, data)], None
+    if planes:  # all rows are in the last tier
+        nothing = kernels.Tier(F32, 0, padded(np.empty((0, 4 * dim), np.uint8)))
+        tiers = [nothing] * (2**planes - 1) + tiers
+        rowmap = np.zeros((rows // 64, {1: 16, 2: 32, 3: 64}[planes]), np.uint8)
+        rowmap[:, : 8 * planes] = 255
+        counters = (64 * np.arange(rows // 64, dtype="<u4")).view(np.uint8).reshape(-1, 4)
+        last = 8 * planes + 4 * (2**planes - 1)
+        rowmap[:, last : last + 4] = counters
+        rowmap = padded(rowmap)
+    view = kernels.TableView(rows, dim, tiers, rowmap, np.ones(dim, np.float32))
+    check_lookup(view, kernels.bind(view), ids)
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+def one_tier(encoding, stored, dim):
+    tier = kernels.Tier(encoding, len(stored), padded(stored))
+    return kernels.TableView(len(stored), dim, [tier], None, np.zeros(dim, np.float32))
+
+
+@every_backend
+@pytest.mark.parametrize("dim", [1, 16, 64])
+def test_every_float16_is_widened_exactly(backend, dim):
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2 * dim)
+    view = one_tier(F16, halves, dim)
+    check_lookup(view, kernels.bind(view), np.arange(len(halves)))
+
+
+@every_backend
+@pytest.mark.parametrize("exponent", [-126, -20, 0, 21, 126])
+def test_every_scale_of_int8(backend, exponent):
+    codes = np.array([-128, -127, -1, 0, 1, 2, 127, 64], np.int8).view(np.uint8)
+    scales = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    stored = np.concatenate([scales, np.tile(codes, (len(scales), 1))], axis=1)
+    view = one_tier(Encoding("int8", scale_exponent=exponent), stored, 8)
+    check_lookup(view, kernels.bind(view), np.arange(len(scales)))
+
+
+@every_backend
+@pytest.mark.parametrize("encoding", PACKED, ids=str)
+def test_every_code(backend, encoding):
+    header = np.random.default_rng(0).normal(size=(50, 2)).astype(encoding.scale_dtype)
+    header = header.view(np.uint8).reshape(50, -1)[:, : encoding.header_bytes]
+    codes = np.tile(np.arange(256, dtype=np.uint8), (50, 1))
+    for dim in (256, 255):
+        view = one_tier(encoding, np.concatenate([header, codes[:, :dim]], axis=1), dim)
+        check_lookup(view, kernels.bind(view), np.arange(50))
+
+
+SPECIAL = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e-45, -3e38, 3e38, 1.0], np.float32)
+
+
+@every_backend
+@pytest.mark.parametrize("dim", [3, 16, 33])
+def test_bags_of_special_values_in_any_order(backend, dim):
+    """Infinities that cancel, NaN first and last in a maximum, zeros of both signs."""
+    rng = np.random.default_rng(dim)
+    rows = rng.choice(SPECIAL, (300, dim))
+    view = one_tier(F32, rows.view(np.uint8), dim)
+    table = kernels.bind(view)
+    ids, offsets = rng.integers(300, size=900), np.arange(0, 901, 3)
+    for mode in MODES:
+        check_bags(view, table, ids, offsets, mode)
+        check_bags(view, table, ids.reshape(-1, 1), None, mode)
+
+
+@every_backend
+@pytest.mark.parametrize("name", ["f32", "int8", "8 tiers"])
+def test_special_weights(backend, name):
+    rng = np.random.default_rng(4)
+    for dim in (7, 16):
+        view, table = sample(name, 200, dim)
+        ids = some_ids(200, 300, rng)
+        for weights in (SPECIAL, SPECIAL[3:]):
+            check_bags(view, table, ids, cuts(300, rng), "sum", rng.choice(weights, 300))
+
+
+# --- padding ---------------------------------------------------------------------------------
+
+
+@every_backend
+@pytest.mark.parametrize("mode", [*MODES, "weighted"])
+@pytest.mark.parametrize("padding", [0, 5, 199])
+def test_padding_is_left_out_and_not_counted(backend, padding, mode):
+    rng = np.random.default_rng(padding)
+    for name in TIERS:
+        view, table = sample(name, 200, 16)
+        ids = some_ids(200, 400, rng)
+        ids[rng.random(400) < 0.4] = padding
+        ids[:40] = padding
+        weights = rng.normal(size=400).astype(np.float32) if mode == "weighted" else None
+        pool = "sum" if mode == "weighted" else mode
+        check_bags(view, table, ids, cuts(400, rng), pool, weights, padding, name)
+        check_bags(view, table, np.full(150, padding), np.array([0, 70, 150]), pool, None, padding)
+
+
+@every_backend
+def test_an_id_outside_is_no_padding(backend):
+    """Ids that 32 or 64 bits take for the padding id are outside all the same."""
+    view, table = sample("2 tiers", 200, 16)
+    ids = np.array([5, 5 + 2**32, 5 - 2**32, -1, 200, 5])
+    check_bags(view, table, ids, np.array([0, 3, 6]), "mean", padding=5)
+
+
+# --- large batches ---------------------------------------------------------------------------
+
+
+@functools.cache
+def large(dim):
+    """A table of 8 million values and more: a few rows of int8, and one that stands for most."""
+    rows = 8_000_000 // dim + 70
+    tiers = np.ones(rows, np.uint8)
+    tiers[:: rows // 1000] = 0
+    view = make_view([INT8, CONSTANT], rows, dim, tiers=tiers)
+    return view, kernels.bind(view)
+
+
+@every_backend
+@pytest.mark.parametrize("shift", [0, 4, 16, 32])
+@pytest.mark.parametrize("dim", [16, 24, 32, 48, 128, 256, 20, 100])
+def test_large_outputs_that_bypass_the_cache(backend, dim, shift):
+    view, table = large(dim)
+    rng = np.random.default_rng(dim)
+    count = (1 << 20) // (4 * dim)
+    for more in (0, 1, 45) if shift in (0, 4) else (1,):
+        ids = some_ids(view.rows, count + more, rng, DTYPES[more % 2], outside=0.01)
+        ids[::2] //= view.rows // 1000
+        ids[::2] *= view.rows // 1000
+        check_lookup(view, table, ids, shift=shift)
+
+
+# --- anything --------------------------------------------------------------------------------
+
+
+@st.composite
+def requests(draw):
+    """A table of any tiers, ids, and how to pool them."""
+    encodings = draw(st.lists(st.sampled_from(SPELLED), min_size=1, max_size=8))
+    rows = draw(st.sampled_from([0, 1, 63, 64, 65, 127, 129]) | st.integers(0, 300))
+    dim = draw(st.sampled_from(FAST_DIMS) | st.integers(1, 140))
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    lengths = draw(st.lists(st.integers(0, 5) | st.sampled_from([20, 140]), max_size=40))
+    offsets = np.cumsum([0, *lengths])
+    ids = some_ids(rows, int(offsets[-1]), rng, draw(st.sampled_from(DTYPES)))
+    mode = draw(st.sampled_from([*MODES, "weighted"]))
+    weights = None
+    if mode == "weighted":
+        weights = rng.normal(size=len(ids)).astype(np.float32)
+    padding = draw(st.integers(-1, rows - 1)) if rows else -1
+    view = make_view(encodings, rows, dim, seed, wild=draw(st.booleans()))
+    return view, ids, (offsets, "sum" if mode == "weighted" else mode, weights, padding)
+
+
+@given(requests())
+def test_any_request(request_of):
+    view, ids, how = request_of
+    table = kernels.bind(view)
+    for backend in kernels.backends():
+        with using(backend):
+            check_lookup(view, table, ids)
+            check_bags(view, table, ids, *how)
