@@ -1,6 +1,6 @@
 // The least that a lookup can cost: the same bytes gathered with every address known. No row
 // map, no decoding. Compiled for one table: DIM values a row; ROW_BYTES and HEAD_BYTES have a
-// figure for each tier.
+// figure for each tier; CACHE is the cache that rows are prefetched into, 1 or 2.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -53,7 +53,7 @@ ALWAYS const std::uint8_t* row_of(std::uint64_t entry) {
 
 // gcc 12 takes a helper that only prefetches for a pure function and drops calls of it, unless
 // it is inlined
-ALWAYS void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+ALWAYS void prefetch(const void* p) { __builtin_prefetch(p, 0, CACHE == 1 ? 3 : 2); }
 
 // every line of a row, without a branch on the tier
 ALWAYS void prefetch_row(std::uint64_t entry) {

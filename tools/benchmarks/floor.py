@@ -26,7 +26,8 @@ from sharkstore.kernels import TableView, reference
 SOURCE = Path(__file__).with_name("floor.cpp")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-std=c++17", "-shared", "-fPIC")
 NAME, WITH_MAP = "floor", "floor with row map"
-AHEAD = (64, 96, 160)
+AHEAD = (64, 128)
+CACHES = (1, 2)
 LANES = 16  # values that vectors of every kind divide
 
 
@@ -60,16 +61,18 @@ class Setting:
         branching: on a row's tier; else it loads as much of every row.
         stream: answers go past the caches.
         ahead: rows between prefetch and use.
+        cache: the level that they are prefetched into.
     """
 
     branching: bool
     stream: bool
     ahead: int
+    cache: int
 
     def __str__(self) -> str:
         way = "a branch on the tier" if self.branching else "branch-free"
         stores = "streaming" if self.stream else "plain"
-        return f"{way}, {stores} stores, {self.ahead} rows ahead"
+        return f"{way}, {stores} stores, {self.ahead} rows ahead into L{self.cache}"
 
 
 class Floor:
@@ -82,12 +85,15 @@ class Floor:
     def __init__(self, view: TableView, folder: Path, effort: Effort) -> None:
         self._view = view
         self._effort = effort
-        self._library = ctypes.CDLL(str(_build(view, folder)))
-        self._library.floor_run.restype = ctypes.c_uint64
+        self._libraries = {}
+        for cache in CACHES:
+            library = ctypes.CDLL(str(_build(view, folder, cache)))
+            library.floor_run.restype = ctypes.c_uint64
+            self._libraries[cache] = library
 
     def contenders(self, work: Work) -> list[Contender]:
         """The floor, and the floor with the row map's lines read, at their best settings."""
-        settings = [Setting(*one) for one in product((True, False), (True, False), AHEAD)]
+        settings = [Setting(*one) for one in product((True, False), (True, False), AHEAD, CACHES)]
         found = [self.contender(NAME, work, settings, mapped=False)]
         if self._view.rowmap is not None:
             found.append(self.contender(WITH_MAP, work, settings, mapped=True))
@@ -138,7 +144,9 @@ class Floor:
         rest = (ctypes.c_void_p(offsets), ctypes.c_int64(len(part.out)))
         out = ctypes.c_void_p(memory.address(part.out))
         calls = [
-            partial(self._library.floor_run, ctypes.byref(task), *flags, *rest, out)
+            partial(
+                self._libraries[setting.cache].floor_run, ctypes.byref(task), *flags, *rest, out
+            )
             for task in tasks
         ]
         kept = (entries, tasks)  # what the calls point at
@@ -149,11 +157,12 @@ class Floor:
         return run
 
 
-def _build(view: TableView, folder: Path) -> Path:
+def _build(view: TableView, folder: Path, cache: int) -> Path:
     """Compile the floor for a table, unless the same one is there."""
     rows = ",".join(str(tier.data.shape[1]) for tier in view.tiers)
     heads = ",".join(str(tier.encoding.header_bytes) for tier in view.tiers)
     defines = [f"-DDIM={view.dim}", f"-DROW_BYTES={rows}", f"-DHEAD_BYTES={heads}"]
+    defines.append(f"-DCACHE={cache}")
     command = [compiler(), *FLAGS, *defines, str(SOURCE)]
     key = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
     library = folder / f"floor-{key}.so"

@@ -40,6 +40,39 @@ struct Columns {
   }
 };
 
+// Vector j of the codes at p, Size bytes each. What is left of a short row is loaded exactly: a
+// whole vector would touch the next line, which nobody has asked for.
+template <int Dim, int Size>
+struct Part {
+  static constexpr int kLanes = Dim % Vec::kLanes;
+  const std::uint8_t* at;
+  bool whole;
+
+  SHARKSTORE_INLINE Part(const std::uint8_t* p, int j)
+      : at(p + Size * j * Vec::kLanes), whole(kLanes == 0 || j < Dim / Vec::kLanes) {}
+};
+
+template <int Dim>
+SHARKSTORE_INLINE Vec load_f32(const std::uint8_t* p, int j) {
+  const Part<Dim, 4> part(p, j);
+  return part.whole ? Vec::load_f32(part.at) : Vec::load_f32<part.kLanes>(part.at);
+}
+template <int Dim>
+SHARKSTORE_INLINE Vec load_f16(const std::uint8_t* p, int j) {
+  const Part<Dim, 2> part(p, j);
+  return part.whole ? Vec::load_f16(part.at) : Vec::load_f16<part.kLanes>(part.at);
+}
+template <int Dim>
+SHARKSTORE_INLINE Vec load_i8(const std::uint8_t* p, int j) {
+  const Part<Dim, 1> part(p, j);
+  return part.whole ? Vec::load_i8(part.at) : Vec::load_i8<part.kLanes>(part.at);
+}
+template <int Dim>
+SHARKSTORE_INLINE Vec load_u8(const std::uint8_t* p, int j) {
+  const Part<Dim, 1> part(p, j);
+  return part.whole ? Vec::load_u8(part.at) : Vec::load_u8<part.kLanes>(part.at);
+}
+
 SHARKSTORE_INLINE Vec all_f32(const std::uint8_t* p) {
   float value;
   std::memcpy(&value, p, 4);
@@ -49,19 +82,19 @@ SHARKSTORE_INLINE Vec all_f32(const std::uint8_t* p) {
 // Calls use(j, values) for every vector j of a row of float32.
 template <int Dim, class Use>
 SHARKSTORE_INLINE void decode_f32(const std::uint8_t* p, Columns<Dim> columns, Use use) {
-  columns.each([&](int j) SHARKSTORE_LAMBDA { use(j, Vec::load_f32(p + 4 * j * Vec::kLanes)); });
+  columns.each([&](int j) SHARKSTORE_LAMBDA { use(j, load_f32<Dim>(p, j)); });
 }
 
 template <int Dim, class Use>
 SHARKSTORE_INLINE void decode_f16(const std::uint8_t* p, Columns<Dim> columns, Use use) {
-  columns.each([&](int j) SHARKSTORE_LAMBDA { use(j, Vec::load_f16(p + 2 * j * Vec::kLanes)); });
+  columns.each([&](int j) SHARKSTORE_LAMBDA { use(j, load_f16<Dim>(p, j)); });
 }
 
 template <int Dim, class Use>
 SHARKSTORE_INLINE void decode_symmetric(const std::uint8_t* codes, Vec step, Columns<Dim> columns,
                                         Use use) {
   columns.each([&](int j) SHARKSTORE_LAMBDA {
-    use(j, Vec::load_i8(codes + j * Vec::kLanes) * step);
+    use(j, load_i8<Dim>(codes, j) * step);
   });
 }
 
@@ -69,7 +102,7 @@ template <int Dim, class Use>
 SHARKSTORE_INLINE void decode_affine(const std::uint8_t* codes, Vec step, Vec bias,
                                      Columns<Dim> columns, Use use) {
   columns.each([&](int j) SHARKSTORE_LAMBDA {
-    use(j, Vec::load_u8(codes + j * Vec::kLanes) * step + bias);
+    use(j, load_u8<Dim>(codes, j) * step + bias);
   });
 }
 

@@ -29,6 +29,27 @@ struct Vec {
     std::memcpy(&bits, p, 2);
     return {_mm256_cvtph_ps(_mm_set1_epi16(bits))};
   }
+  // the first Lanes values (4 or all), and nothing read behind them
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_f32(const std::uint8_t* p) {
+    if constexpr (Lanes != 4) return load_f32(p);
+    return {_mm256_castps128_ps256(_mm_loadu_ps(reinterpret_cast<const float*>(p)))};
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_f16(const std::uint8_t* p) {
+    if constexpr (Lanes != 4) return load_f16(p);
+    return {_mm256_cvtph_ps(bytes(p))};
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_i8(const std::uint8_t* p) {
+    if constexpr (Lanes != 4) return load_i8(p);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(four(p)))};
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_u8(const std::uint8_t* p) {
+    if constexpr (Lanes != 4) return load_u8(p);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(four(p)))};
+  }
 
   SHARKSTORE_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
@@ -54,6 +75,11 @@ struct Vec {
  private:
   SHARKSTORE_INLINE static __m128i bytes(const std::uint8_t* p) {
     return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  }
+  SHARKSTORE_INLINE static __m128i four(const std::uint8_t* p) {
+    std::int32_t bits;
+    std::memcpy(&bits, p, 4);
+    return _mm_cvtsi32_si128(bits);
   }
 };
 

@@ -31,6 +31,23 @@ struct Vec {
     std::memcpy(&bits, p, 2);
     return {vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits)))};
   }
+  // all lanes: common rows are whole vectors here
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_f32(const std::uint8_t* p) {
+    return load_f32(p);
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_f16(const std::uint8_t* p) {
+    return load_f16(p);
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_i8(const std::uint8_t* p) {
+    return load_i8(p);
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_u8(const std::uint8_t* p) {
+    return load_u8(p);
+  }
 
   SHARKSTORE_INLINE void store(float* p) const { vst1q_f32(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { vst1q_f32(p, v); }

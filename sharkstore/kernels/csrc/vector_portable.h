@@ -55,6 +55,23 @@ struct Vec {
     return widen_half(bits);
   }
   SHARKSTORE_INLINE static Vec all_f16(const std::uint8_t* p) { return all(half(p)); }
+  // all lanes: common rows are whole vectors here
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_f32(const std::uint8_t* p) {
+    return load_f32(p);
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_f16(const std::uint8_t* p) {
+    return load_f16(p);
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_i8(const std::uint8_t* p) {
+    return load_i8(p);
+  }
+  template <int Lanes>
+  SHARKSTORE_INLINE static Vec load_u8(const std::uint8_t* p) {
+    return load_u8(p);
+  }
 
   SHARKSTORE_INLINE void store(float* p) const { std::memcpy(p, v, sizeof v); }
   SHARKSTORE_INLINE void stream(float* p) const { store(p); }
