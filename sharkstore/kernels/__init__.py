@@ -8,13 +8,21 @@ except ImportError as error:
         "package with `pip install .` from its root (it needs a C++17 compiler)."
     )
     raise
-from sharkstore.kernels.native import POOLS, backend, backends, bind, use_backend
+from sharkstore.kernels.native import (
+    POOLS,
+    backend,
+    backends,
+    bind,
+    encode_rows,
+    encode_tier,
+    measure_rows,
+    use_backend,
+)
 from sharkstore.kernels.reference import (
     SlotError,
     TableView,
     Tier,
     decode_rows,
-    encode_rows,
     scale_exponent,
     stored_scales,
 )
@@ -31,8 +39,10 @@ __all__ = [
     "build_rowmap",
     "decode_rows",
     "encode_rows",
+    "encode_tier",
     "huge_array",
     "map_chunks",
+    "measure_rows",
     "rowmap_counters",
     "rowmap_tiers",
     "scale_exponent",

@@ -1,4 +1,4 @@
-"""The native kernels: which of them run, and tables bound to them.
+"""The native kernels: which of them run, tables bound to them, encoders and measures.
 
 They equal the reference bit for bit; NaNs may differ in their payload.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import os
 
+import numpy as np
+
 from sharkstore.encodings import Encoding
 from sharkstore.errors import ArgumentError
 from sharkstore.kernels import _native
-from sharkstore.kernels.reference import TableView
+from sharkstore.kernels.reference import F32, I64, U8, TableView
 
 VARIABLE = "SHARKSTORE_KERNEL"
 POOLS = {"sum": 0, "mean": 1, "max": 2}
@@ -76,6 +78,63 @@ def bind(view: TableView) -> _native.Table:
         for tier in view.tiers
     ]
     return _native.Table(view.rows, view.dim, tiers, view.rowmap, view.default)
+
+
+def encode_rows(encoding: Encoding, rows: F32, out: U8 | None = None) -> U8:
+    """Encode rows.
+
+    Args:
+        rows: float32 (n, dim), finite, dim 1 to 4096.
+        out: uint8 (n, row bytes), contiguous, apart from `rows`; made when left out.
+
+    Returns:
+        `out`. Values that float16 cannot hold become infinite: callers check.
+    """
+    _chosen()
+    if out is None:
+        out = np.empty((len(rows), encoding.row_bytes(rows.shape[1])), np.uint8)
+    _native.encode(_kind(encoding), encoding.scale_exponent, np.ascontiguousarray(rows), out)
+    return out
+
+
+def encode_tier(
+    encoding: Encoding, rows: F32, rowmap: U8 | None, tier: int, skip: int, out: U8
+) -> int:
+    """Encode rows of one tier, picked out of a block, until `out` is full.
+
+    Args:
+        rows: float32 (n, dim), contiguous, finite.
+        rowmap: their blocks of the row map, uint8 (ceil(n / 64), 16 | 32 | 64); None with one
+            tier.
+        skip: rows of the tier to leave out first.
+        out: uint8 (wanted, row bytes), contiguous.
+
+    Returns:
+        How many rows were encoded.
+    """
+    _chosen()
+    kind, exponent = _kind(encoding), encoding.scale_exponent
+    return _native.encode_tier(kind, exponent, rows, rowmap, tier, skip, out)
+
+
+def measure_rows(
+    rows: F32, rowmap: U8 | None, ranged: int, largest: F32, magnitudes: I64
+) -> bool:
+    """Add up how large the rows of each tier are.
+
+    Args:
+        rows: float32 (n, dim), contiguous.
+        rowmap: as of `encode_tier`.
+        ranged: bit t: rows of tier t count by their range, others by their largest value.
+        largest: float32 (tiers,), raised to the largest absolute value.
+        magnitudes: int64 (tiers, 278), added to: rows by the binary exponent, from -148, of
+            their range or largest absolute value; 0 is left out.
+
+    Returns:
+        Whether all values are finite; if not, nothing was added.
+    """
+    _chosen()
+    return _native.measure(rows, rowmap, ranged, largest, magnitudes)
 
 
 def _kind(encoding: Encoding) -> int:

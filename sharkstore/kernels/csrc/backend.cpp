@@ -1,6 +1,8 @@
 // The kernels, compiled once for each instruction set: SHARKSTORE_BACKEND names the set.
 #include "backend.h"
 
+#include "encode.h"
+#include "measure.h"
 #include "pipeline.h"
 
 namespace sharkstore::SHARKSTORE_BACKEND {
@@ -70,6 +72,7 @@ void run_pool(const Table& table, const Ids& ids, const Bags& bags, float* out, 
 #define SHARKSTORE_TEXT_OF(name) #name
 #define SHARKSTORE_TEXT(name) SHARKSTORE_TEXT_OF(name)
 extern const Backend backend;
-const Backend backend = {SHARKSTORE_TEXT(SHARKSTORE_BACKEND), run_lookup, run_pool};
+const Backend backend = {SHARKSTORE_TEXT(SHARKSTORE_BACKEND), run_lookup, run_pool,
+                         encode_rows, encode_tier, measure};
 
 }  // namespace sharkstore::SHARKSTORE_BACKEND

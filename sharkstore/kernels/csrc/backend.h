@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "table.h"
+#include "encoding.h"
 
 namespace sharkstore {
 
@@ -14,6 +14,14 @@ struct Backend {
   void (*lookup)(const Table&, const Ids&, float* out, Outcome&);
   // out: (bags, dim)
   void (*pool)(const Table&, const Ids&, const Bags&, float* out, Outcome&);
+  // writes stored rows, one behind the other
+  void (*encode)(const Code&, const Source&, std::uint8_t* out);
+  // the same for at most `wanted` rows of a tier, after the first `skip`; gives how many
+  std::int64_t (*encode_tier)(const Code&, const Block&, int tier, std::int64_t skip,
+                              std::int64_t wanted, std::uint8_t* out);
+  // adds up what rows come to; bit t of `ranged`: those of tier t by their range; false if a
+  // value is not finite
+  bool (*measure)(const Block&, std::uint32_t ranged, Measures&);
 };
 
 }  // namespace sharkstore

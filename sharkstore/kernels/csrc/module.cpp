@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "bound_encode.h"
 #include "bound_mapping.h"
 #include "bound_table.h"
 
@@ -38,6 +39,11 @@ NB_MODULE(_native, m) {
     if (!chosen) throw nb::value_error("no such kernels here");
     current_backend() = chosen;
   }, "name"_a);
+  m.def("encode", &bound_encode, "kind"_a, "exponent"_a, "rows"_a, "out"_a);
+  m.def("encode_tier", &bound_encode_tier, "kind"_a, "exponent"_a, "rows"_a, "rowmap"_a.none(),
+        "tier"_a, "skip"_a, "out"_a);
+  m.def("measure", &bound_measure, "rows"_a, "rowmap"_a.none(), "ranged"_a, "largest"_a,
+        "magnitudes"_a);
   nb::class_<BoundTable>(m, "Table", nb::type_slots(table_slots))
       .def(nb::init<std::int64_t, int, nb::list, nb::object, nb::object>(), "rows"_a, "dim"_a,
            "tiers"_a, "rowmap"_a.none(), "default"_a);

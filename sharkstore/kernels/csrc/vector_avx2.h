@@ -15,6 +15,11 @@ struct Vec {
   SHARKSTORE_INLINE static Vec load_f32(const std::uint8_t* p) {
     return {_mm256_loadu_ps(reinterpret_cast<const float*>(p))};
   }
+  // the first `lanes` values, and those of `fill` behind them
+  SHARKSTORE_INLINE static Vec load_part(const float* p, int lanes, Vec fill) {
+    const __m256i mask = first(lanes);
+    return {_mm256_blendv_ps(fill.v, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask))};
+  }
   SHARKSTORE_INLINE static Vec load_f16(const std::uint8_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
   }
@@ -58,11 +63,20 @@ struct Vec {
       _mm_storeu_ps(p, _mm256_castps256_ps128(v));
       return;
     }
-    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), index), v);
+    _mm256_maskstore_ps(p, first(lanes), v);
+  }
+
+  SHARKSTORE_INLINE void store_f16(std::uint8_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half());
+  }
+  SHARKSTORE_INLINE void store_f16_part(std::uint8_t* p, int lanes) const {
+    std::uint8_t all_lanes[16];
+    store_f16(all_lanes);
+    std::memcpy(p, all_lanes, 2 * static_cast<std::size_t>(lanes));
   }
 
   SHARKSTORE_INLINE friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+  SHARKSTORE_INLINE friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
   SHARKSTORE_INLINE friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
   SHARKSTORE_INLINE friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
   // `next` where it is greater than `held` or NaN, else `held`
@@ -70,9 +84,78 @@ struct Vec {
     const __m256 greater = _mm256_max_ps(next.v, held.v);
     return {_mm256_blendv_ps(greater, next.v, _mm256_cmp_ps(next.v, next.v, _CMP_UNORD_Q))};
   }
+
+  SHARKSTORE_INLINE static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+  SHARKSTORE_INLINE static Vec abs_max(Vec held, Vec x) {
+    return {_mm256_max_ps(held.v, size(x))};
+  }
+  // the greater of the magnitudes, as integers: infinity and NaN stay visible
+  SHARKSTORE_INLINE static Vec bits_max(Vec held, Vec x) {
+    const __m256i bits = _mm256_castps_si256(size(x));
+    return {_mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(held.v), bits))};
+  }
+  // lane i: the greatest lane of rows[i]
+  SHARKSTORE_INLINE static Vec across_max(const Vec (&rows)[kLanes]) {
+    __m256 four[2];
+    SHARKSTORE_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const __m256 low = pairs(rows[4 * i].v, rows[4 * i + 1].v);
+      const __m256 high = pairs(rows[4 * i + 2].v, rows[4 * i + 3].v);
+      const __m256d a = _mm256_castps_pd(low), b = _mm256_castps_pd(high);
+      four[i] = _mm256_max_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)),
+                              _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+    }
+    return {_mm256_max_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20),
+                          _mm256_permute2f128_ps(four[0], four[1], 0x31))};
+  }
+  // x within [low, high]; `low` for NaN
+  SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
+    return {_mm256_min_ps(_mm256_max_ps(x.v, low.v), high.v)};
+  }
+
+  // whether no lane is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(x.v, limit.v, _CMP_NLE_UQ)) == 0;
+  }
+
+  // integers of 32 bits, of which the low byte is a code
+  struct Int {
+    __m256i v;
+  };
+  // x as an integer, half to even
+  SHARKSTORE_INLINE static Int nearest(Vec x) { return {_mm256_cvtps_epi32(x.v)}; }
+  // how far x lies off its nearest integer
+  SHARKSTORE_INLINE static Vec off_nearest(Vec x) {
+    return {_mm256_sub_ps(x.v, _mm256_round_ps(x.v, 8))};
+  }
+  SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), low_bytes(a));
+  }
+  SHARKSTORE_INLINE static void store_bytes_part(std::uint8_t* p, Int a, int lanes) {
+    const long long codes = _mm_cvtsi128_si64(low_bytes(a));
+    std::memcpy(p, &codes, static_cast<std::size_t>(lanes));
+  }
   SHARKSTORE_INLINE static void fence() { _mm_sfence(); }
 
  private:
+  SHARKSTORE_INLINE static __m256i first(int lanes) {
+    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), index);
+  }
+  SHARKSTORE_INLINE __m128i half() const {
+    return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  SHARKSTORE_INLINE static __m256 size(Vec x) {
+    return _mm256_and_ps(x.v, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
+  }
+  SHARKSTORE_INLINE static __m256 pairs(__m256 a, __m256 b) {
+    return _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  }
+  SHARKSTORE_INLINE static __m128i low_bytes(Int a) {
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
+    return _mm_packus_epi16(_mm_and_si128(words, _mm_set1_epi16(0xff)), words);
+  }
   SHARKSTORE_INLINE static __m128i bytes(const std::uint8_t* p) {
     return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
   }

@@ -13,6 +13,10 @@ struct Vec {
 
   SHARKSTORE_INLINE static Vec all(float x) { return {_mm512_set1_ps(x)}; }
   SHARKSTORE_INLINE static Vec load_f32(const std::uint8_t* p) { return {_mm512_loadu_ps(p)}; }
+  // the first `lanes` values, and those of `fill` behind them
+  SHARKSTORE_INLINE static Vec load_part(const float* p, int lanes, Vec fill) {
+    return {_mm512_mask_loadu_ps(fill.v, first(lanes), p)};
+  }
   SHARKSTORE_INLINE static Vec load_f16(const std::uint8_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
@@ -50,10 +54,18 @@ struct Vec {
   SHARKSTORE_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << lanes) - 1), v);
+    _mm512_mask_storeu_ps(p, first(lanes), v);
+  }
+
+  SHARKSTORE_INLINE void store_f16(std::uint8_t* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half());
+  }
+  SHARKSTORE_INLINE void store_f16_part(std::uint8_t* p, int lanes) const {
+    _mm256_mask_storeu_epi16(p, first(lanes), half());
   }
 
   SHARKSTORE_INLINE friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+  SHARKSTORE_INLINE friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
   SHARKSTORE_INLINE friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
   SHARKSTORE_INLINE friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
   // `next` where it is greater than `held` or NaN, else `held`
@@ -62,9 +74,68 @@ struct Vec {
     const __mmask16 nan = _mm512_cmp_ps_mask(next.v, next.v, _CMP_UNORD_Q);
     return {_mm512_mask_mov_ps(greater, nan, next.v)};
   }
+
+  SHARKSTORE_INLINE static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+  SHARKSTORE_INLINE static Vec abs_max(Vec held, Vec x) {
+    return {_mm512_max_ps(held.v, _mm512_abs_ps(x.v))};
+  }
+  // the greater of the magnitudes, as integers: infinity and NaN stay visible
+  SHARKSTORE_INLINE static Vec bits_max(Vec held, Vec x) {
+    const __m512i size = _mm512_castps_si512(_mm512_abs_ps(x.v));
+    return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(held.v), size))};
+  }
+  // lane i: the greatest lane of rows[i]
+  SHARKSTORE_INLINE static Vec across_max(const Vec (&rows)[kLanes]) {
+    __m512 four[4];
+    SHARKSTORE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const __m512 low = pairs(rows[4 * i].v, rows[4 * i + 1].v);
+      const __m512 high = pairs(rows[4 * i + 2].v, rows[4 * i + 3].v);
+      const __m512d a = _mm512_castps_pd(low), b = _mm512_castps_pd(high);
+      four[i] = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                              _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    return {quarters(quarters(four[0], four[1]), quarters(four[2], four[3]))};
+  }
+  // x within [low, high]; `low` for NaN
+  SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
+    return {_mm512_min_ps(_mm512_max_ps(x.v, low.v), high.v)};
+  }
+
+  // whether no lane is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
+    return _mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLE_UQ) == 0;
+  }
+
+  // integers of 32 bits, of which the low byte is a code
+  struct Int {
+    __m512i v;
+  };
+  // x as an integer, half to even
+  SHARKSTORE_INLINE static Int nearest(Vec x) { return {_mm512_cvtps_epi32(x.v)}; }
+  // how far x lies off its nearest integer
+  SHARKSTORE_INLINE static Vec off_nearest(Vec x) { return {_mm512_reduce_ps(x.v, 0)}; }
+  SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+  }
+  SHARKSTORE_INLINE static void store_bytes_part(std::uint8_t* p, Int a, int lanes) {
+    _mm_mask_storeu_epi8(p, first(lanes), _mm512_cvtepi32_epi8(a.v));
+  }
   SHARKSTORE_INLINE static void fence() { _mm_sfence(); }
 
  private:
+  SHARKSTORE_INLINE static __mmask16 first(int lanes) {
+    return static_cast<__mmask16>((1u << lanes) - 1);
+  }
+  SHARKSTORE_INLINE __m256i half() const {
+    return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  SHARKSTORE_INLINE static __m512 pairs(__m512 a, __m512 b) {
+    return _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  }
+  SHARKSTORE_INLINE static __m512 quarters(__m512 a, __m512 b) {
+    return _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  }
   SHARKSTORE_INLINE static __m128i bytes(const std::uint8_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   }

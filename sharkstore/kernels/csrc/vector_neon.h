@@ -15,6 +15,13 @@ struct Vec {
   SHARKSTORE_INLINE static Vec load_f32(const std::uint8_t* p) {
     return {vreinterpretq_f32_u8(vld1q_u8(p))};
   }
+  // the first `lanes` values, and those of `fill` behind them
+  SHARKSTORE_INLINE static Vec load_part(const float* p, int lanes, Vec fill) {
+    float all_lanes[kLanes];
+    vst1q_f32(all_lanes, fill.v);
+    for (int i = 0; i < lanes; ++i) all_lanes[i] = p[i];
+    return {vld1q_f32(all_lanes)};
+  }
   SHARKSTORE_INLINE static Vec load_f16(const std::uint8_t* p) {
     return {vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)))};
   }
@@ -57,7 +64,17 @@ struct Vec {
     for (int i = 0; i < lanes; ++i) p[i] = all_lanes[i];
   }
 
+  SHARKSTORE_INLINE void store_f16(std::uint8_t* p) const {
+    vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(v)));
+  }
+  SHARKSTORE_INLINE void store_f16_part(std::uint8_t* p, int lanes) const {
+    std::uint8_t all_lanes[8];
+    store_f16(all_lanes);
+    std::memcpy(p, all_lanes, 2 * static_cast<std::size_t>(lanes));
+  }
+
   SHARKSTORE_INLINE friend Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
+  SHARKSTORE_INLINE friend Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
   SHARKSTORE_INLINE friend Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
   SHARKSTORE_INLINE friend Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
   // `next` where it is greater than `held` or NaN, else `held`
@@ -65,6 +82,47 @@ struct Vec {
     const uint32x4_t number = vceqq_f32(next.v, next.v);
     const uint32x4_t keep = vbicq_u32(number, vcgtq_f32(next.v, held.v));
     return {vbslq_f32(keep, held.v, next.v)};
+  }
+
+  SHARKSTORE_INLINE static Vec max(Vec a, Vec b) { return {vmaxq_f32(a.v, b.v)}; }
+  SHARKSTORE_INLINE static Vec abs_max(Vec held, Vec x) {
+    return {vmaxq_f32(held.v, vabsq_f32(x.v))};
+  }
+  // the greater of the magnitudes, as integers: infinity and NaN stay visible
+  SHARKSTORE_INLINE static Vec bits_max(Vec held, Vec x) {
+    const int32x4_t size = vreinterpretq_s32_f32(vabsq_f32(x.v));
+    return {vreinterpretq_f32_s32(vmaxq_s32(vreinterpretq_s32_f32(held.v), size))};
+  }
+  // lane i: the greatest lane of rows[i]
+  SHARKSTORE_INLINE static Vec across_max(const Vec (&rows)[kLanes]) {
+    return {vpmaxq_f32(vpmaxq_f32(rows[0].v, rows[1].v), vpmaxq_f32(rows[2].v, rows[3].v))};
+  }
+  // x within [low, high]; `low` for NaN
+  SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
+    return {vminnmq_f32(vmaxnmq_f32(x.v, low.v), high.v)};
+  }
+
+  // whether no lane is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
+    return vminvq_u32(vcleq_f32(x.v, limit.v)) != 0;
+  }
+
+  // integers of 32 bits, of which the low byte is a code
+  struct Int {
+    int32x4_t v;
+  };
+  // x as an integer, half to even
+  SHARKSTORE_INLINE static Int nearest(Vec x) { return {vcvtnq_s32_f32(x.v)}; }
+  // how far x lies off its nearest integer
+  SHARKSTORE_INLINE static Vec off_nearest(Vec x) { return {vsubq_f32(x.v, vrndnq_f32(x.v))}; }
+  SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
+    store_bytes_part(p, a, kLanes);
+  }
+  SHARKSTORE_INLINE static void store_bytes_part(std::uint8_t* p, Int a, int lanes) {
+    const int16x4_t words = vmovn_s32(a.v);
+    const int8x8_t codes = vmovn_s16(vcombine_s16(words, words));
+    const std::uint32_t bits = vget_lane_u32(vreinterpret_u32_s8(codes), 0);
+    std::memcpy(p, &bits, static_cast<std::size_t>(lanes));
   }
   SHARKSTORE_INLINE static void fence() {}
 

@@ -24,6 +24,29 @@ SHARKSTORE_INLINE float widen_half(std::uint16_t half) {
   return value;
 }
 
+// float32 to float16, half to even: subnormals and infinity included.
+SHARKSTORE_INLINE std::uint16_t narrow_half(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const std::uint32_t sign = bits >> 16 & 0x8000u;
+  std::uint32_t size = bits & 0x7fffffffu;
+  if (size > 0x7f800000u) {
+    size = 0x7e00u;  // NaN
+  } else if (size >= 0x477ff000u) {
+    size = 0x7c00u;  // 65520 and more round to infinity
+  } else if (size >= 0x38800000u) {
+    size = (size - ((127u - 15u) << 23) + 0xfffu + (size >> 13 & 1u)) >> 13;
+  } else {
+    // the sum's last bit is worth 2^-24, as that of a subnormal float16: it rounds as that does
+    float sum;
+    std::memcpy(&sum, &size, 4);
+    sum += 0.5f;
+    std::memcpy(&size, &sum, 4);
+    size -= 0x3f000000u;
+  }
+  return static_cast<std::uint16_t>(sign | size);
+}
+
 struct Vec {
   static constexpr int kLanes = 4;
   float v[kLanes];
@@ -33,6 +56,11 @@ struct Vec {
     Vec r;
     std::memcpy(r.v, p, sizeof r.v);
     return r;
+  }
+  // the first `lanes` values, and those of `fill` behind them
+  SHARKSTORE_INLINE static Vec load_part(const float* p, int lanes, Vec fill) {
+    for (int i = 0; i < lanes; ++i) fill.v[i] = p[i];
+    return fill;
   }
   SHARKSTORE_INLINE static Vec load_f16(const std::uint8_t* p) {
     Vec r;
@@ -79,8 +107,20 @@ struct Vec {
     for (int i = 0; i < lanes; ++i) p[i] = v[i];
   }
 
+  SHARKSTORE_INLINE void store_f16(std::uint8_t* p) const { store_f16_part(p, kLanes); }
+  SHARKSTORE_INLINE void store_f16_part(std::uint8_t* p, int lanes) const {
+    for (int i = 0; i < lanes; ++i) {
+      const std::uint16_t bits = narrow_half(v[i]);
+      std::memcpy(p + 2 * i, &bits, 2);
+    }
+  }
+
   SHARKSTORE_INLINE friend Vec operator+(Vec a, Vec b) {
     for (int i = 0; i < kLanes; ++i) a.v[i] += b.v[i];
+    return a;
+  }
+  SHARKSTORE_INLINE friend Vec operator-(Vec a, Vec b) {
+    for (int i = 0; i < kLanes; ++i) a.v[i] -= b.v[i];
     return a;
   }
   SHARKSTORE_INLINE friend Vec operator*(Vec a, Vec b) {
@@ -97,7 +137,77 @@ struct Vec {
       if (next.v[i] > held.v[i] || next.v[i] != next.v[i]) held.v[i] = next.v[i];
     return held;
   }
+
+  SHARKSTORE_INLINE static Vec max(Vec a, Vec b) {
+    for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+  }
+  SHARKSTORE_INLINE static Vec abs_max(Vec held, Vec x) {
+    for (int i = 0; i < kLanes; ++i) x.v[i] = __builtin_fabsf(x.v[i]);
+    return max(x, held);
+  }
+  // the greater of the magnitudes, as integers: infinity and NaN stay visible
+  SHARKSTORE_INLINE static Vec bits_max(Vec held, Vec x) {
+    for (int i = 0; i < kLanes; ++i) {
+      std::int32_t mine, other;
+      std::memcpy(&mine, &held.v[i], 4);
+      std::memcpy(&other, &x.v[i], 4);
+      other &= 0x7fffffff;
+      mine = mine > other ? mine : other;
+      std::memcpy(&held.v[i], &mine, 4);
+    }
+    return held;
+  }
+  // lane i: the greatest lane of rows[i]
+  SHARKSTORE_INLINE static Vec across_max(const Vec (&rows)[kLanes]) {
+    Vec r = all(0.0f);
+    for (int i = 0; i < kLanes; ++i) {
+      r.v[i] = rows[i].v[0];
+      for (int j = 1; j < kLanes; ++j)
+        r.v[i] = r.v[i] > rows[i].v[j] ? r.v[i] : rows[i].v[j];
+    }
+    return r;
+  }
+  // x within [low, high]; `low` for NaN
+  SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
+    x = max(x, low);
+    for (int i = 0; i < kLanes; ++i) x.v[i] = x.v[i] < high.v[i] ? x.v[i] : high.v[i];
+    return x;
+  }
+
+  // whether no lane is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
+    for (int i = 0; i < kLanes; ++i)
+      if (!(x.v[i] <= limit.v[i])) return false;
+    return true;
+  }
+
+  // integers of 32 bits, of which the low byte is a code
+  struct Int {
+    std::int32_t v[kLanes];
+  };
+  // x, below 2^22 in magnitude, as an integer, half to even
+  SHARKSTORE_INLINE static Int nearest(Vec x) {
+    // a float of this size has no bits behind its point: the low ones are x as an integer
+    x = x + all(kUnit);
+    Int r;
+    std::memcpy(r.v, x.v, sizeof r.v);
+    return r;
+  }
+  // how far x lies off its nearest integer
+  SHARKSTORE_INLINE static Vec off_nearest(Vec x) {
+    return x - (x + all(kUnit) - all(kUnit));
+  }
+  SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
+    store_bytes_part(p, a, kLanes);
+  }
+  SHARKSTORE_INLINE static void store_bytes_part(std::uint8_t* p, Int a, int lanes) {
+    for (int i = 0; i < lanes; ++i) p[i] = static_cast<std::uint8_t>(a.v[i]);
+  }
   SHARKSTORE_INLINE static void fence() {}
+
+ private:
+  static constexpr float kUnit = 0x1.8p23f;
 };
 
 }  // namespace sharkstore::SHARKSTORE_BACKEND

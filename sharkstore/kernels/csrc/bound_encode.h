@@ -1,0 +1,110 @@
+// Encoding and measuring of arrays that Python passes.
+#pragma once
+
+#include <cmath>
+
+#include "bound_table.h"
+
+namespace sharkstore {
+
+// Rows float32 (n, dim), and with them blocks of the row map, uint8 (ceil(n / 64), 16 | 32 | 64).
+class BoundRows {
+ public:
+  BoundRows(nb::handle rows, nb::handle rowmap)
+      : values_(rows, PyBUF_C_CONTIGUOUS), rowmap_(rowmap, PyBUF_C_CONTIGUOUS) {
+    if (!values_.floats() || values_.dimensions() != 2 || values_.length(1) < 1 ||
+        values_.length(1) > 4096 || values_.length(0) >= std::int64_t{1} << 32)
+      throw nb::value_error("rows must be float32 (n, dim) of 1 to 4096 values");
+    block_ = {values_.data<float>(), values_.length(0), static_cast<int>(values_.length(1)),
+              nullptr, 0};
+    if (!rowmap.is_none()) take_rowmap();
+  }
+
+  const Block& block() const { return block_; }
+  bool overlaps(const Buffer& other) const {
+    return other.overlaps(values_) || (block_.rowmap && other.overlaps(rowmap_));
+  }
+
+ private:
+  void take_rowmap() {
+    if (!rowmap_.holds("B", 1) || rowmap_.dimensions() != 2 ||
+        rowmap_.length(0) != (block_.count + 63) / 64)
+      throw nb::value_error("row map of another shape");
+    while (block_.planes < 4 && 8 << block_.planes != rowmap_.length(1)) ++block_.planes;
+    if (block_.planes < 1 || block_.planes > 3) throw nb::value_error("row map of another shape");
+    block_.rowmap = rowmap_.data<std::uint8_t>();
+  }
+
+  Buffer values_, rowmap_;
+  Block block_;
+};
+
+inline Code code_of(int kind, int exponent) {
+  if (kind < 0 || kind > static_cast<int>(Kind::kAffineFloat32) || std::abs(exponent) > 126)
+    throw nb::value_error("encoding out of range");
+  return {static_cast<Kind>(kind), std::ldexp(1.0f, exponent), std::ldexp(1.0f, -exponent)};
+}
+
+// Where stored rows go: uint8 (n, row bytes).
+inline void check_stored(const Buffer& out, const Code& code, const BoundRows& rows) {
+  if (!out.holds("B", 1) || out.dimensions() != 2 ||
+      out.length(1) != stored_bytes(code.kind, rows.block().dim) || rows.overlaps(out))
+    throw nb::value_error("out must be uint8 (n, row bytes), apart from the rows");
+}
+
+inline void bound_encode(int kind, int exponent, nb::handle rows, nb::handle out) {
+  const Code code = code_of(kind, exponent);
+  const BoundRows from(rows, nb::none());
+  const Buffer to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  check_stored(to, code, from);
+  const Block& block = from.block();
+  if (to.length(0) != block.count) throw nb::value_error("out must have as many rows");
+  const Backend& kernels = *current_backend();
+  nb::gil_scoped_release unlocked;
+  kernels.encode(code, {block.values, nullptr, block.count, block.dim}, to.data<std::uint8_t>());
+}
+
+// Encodes rows of one tier, after the first `skip`, until `out` is full; gives how many.
+inline std::int64_t bound_encode_tier(int kind, int exponent, nb::handle rows, nb::handle rowmap,
+                                      int tier, std::int64_t skip, nb::handle out) {
+  const Code code = code_of(kind, exponent);
+  const BoundRows from(rows, rowmap);
+  const Buffer to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  check_stored(to, code, from);
+  if (tier < 0 || tier >= kMaxTiers || skip < 0) throw nb::value_error("tier out of range");
+  const Backend& kernels = *current_backend();
+  nb::gil_scoped_release unlocked;
+  return kernels.encode_tier(code, from.block(), tier, skip, to.length(0),
+                             to.data<std::uint8_t>());
+}
+
+// Adds what rows come to, to largest float32 (tiers,) and magnitudes int64 (tiers, kExponents);
+// leaves them alone and gives False if a value is not finite.
+inline bool bound_measure(nb::handle rows, nb::handle rowmap, std::uint32_t ranged,
+                          nb::handle largest, nb::handle magnitudes) {
+  const BoundRows from(rows, rowmap);
+  const Buffer top(largest, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  const Buffer bins(magnitudes, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  if (!top.floats() || top.dimensions() != 1 || top.count() > kMaxTiers || top.count() < 1 ||
+      !bins.holds("lq", 8) || bins.dimensions() != 2 || bins.length(0) != top.count() ||
+      bins.length(1) != kExponents)
+    throw nb::value_error("largest must be float32 (tiers,), magnitudes int64 (tiers, 278)");
+  const Backend& kernels = *current_backend();
+  Measures found;
+  bool finite;
+  {
+    nb::gil_scoped_release unlocked;
+    finite = kernels.measure(from.block(), ranged, found);
+  }
+  for (std::int64_t t = 0; finite && t < top.count(); ++t) {
+    float one;
+    std::memcpy(&one, &found.largest[t], 4);
+    float& held = top.data<float>()[t];
+    held = held > one ? held : one;
+    for (int bin = 0; bin < kExponents; ++bin)
+      bins.data<std::int64_t>()[t * kExponents + bin] += found.rows[t][bin];
+  }
+  return finite;
+}
+
+}  // namespace sharkstore

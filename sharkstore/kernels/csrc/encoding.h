@@ -1,0 +1,56 @@
+// What is to be encoded or measured, and how: rows of float32, an encoding, what rows come to.
+//
+// Spec: formats/sharkstore-1.md, "Encodings".
+#pragma once
+
+#include "table.h"
+
+namespace sharkstore {
+
+// How rows are stored. `up` is 2^e and `down` 2^-e, with e the tier's scale exponent.
+struct Code {
+  Kind kind;
+  float up = 1.0f;
+  float down = 1.0f;
+};
+
+// Rows of float32: all `count` from `values`, or those that `index` names, in its order.
+struct Source {
+  const float* values;
+  const std::uint32_t* index;  // or null
+  std::int64_t count;
+  int dim;
+};
+
+// Rows one behind the other, with the part of a row map that tells their tiers.
+struct Block {
+  const float* values;
+  std::int64_t count;
+  int dim;
+  const std::uint8_t* rowmap;  // its first block has the first row; null: all are of tier 0
+  int planes;
+};
+
+// binary exponents of float32 as `frexp` gives them, from -148 to 129
+constexpr int kExponents = 278;
+
+// What the rows of a block come to, by tier.
+struct Measures {
+  std::uint32_t largest[kMaxTiers] = {};  // bits of the largest absolute value
+  // rows by the exponent of their largest absolute value, or of their range; 0 is left out
+  std::uint32_t rows[kMaxTiers][kExponents] = {};
+};
+
+inline std::int64_t stored_bytes(Kind kind, int dim) {
+  switch (kind) {
+    case Kind::kFloat32: return 4 * dim;
+    case Kind::kFloat16: return 2 * dim;
+    case Kind::kInt8: return 2 + dim;
+    case Kind::kInt8Float32:
+    case Kind::kAffine: return 4 + dim;
+    case Kind::kAffineFloat32: return 8 + dim;
+  }
+  return 0;
+}
+
+}  // namespace sharkstore
