@@ -13,89 +13,107 @@ namespace sharkstore::SHARKSTORE_BACKEND {
 // (one of 250 at dim 64) are divided.
 constexpr float kSafelyOff = 0.5f - 0x1p-14f;
 
-// The scales, or biases, of a group as they are stored.
-struct Head {
-  static constexpr int kRows = Group::kRows;
-  bool half;
-  std::uint16_t halves[kRows];
-  float floats[kRows];
+constexpr bool is_half(Kind kind) { return kind == Kind::kInt8 || kind == Kind::kAffine; }
+constexpr bool is_affine(Kind kind) {
+  return kind == Kind::kAffine || kind == Kind::kAffineFloat32;
+}
 
-  SHARKSTORE_INLINE explicit Head(bool is_half) : half(is_half) {}
+// The scales, or biases, of a group as they are stored: float16 or float32.
+template <Kind K>
+struct Head {
+  static constexpr std::size_t kBytes = is_half(K) ? 2 : 4;
+  std::uint8_t stored[4 * Group::kRows];
 
   // Takes values in; gives them back as rounded.
   SHARKSTORE_INLINE Vec take(Vec values) {
-    if (!half) {
-      values.store(floats);
+    if constexpr (is_half(K)) {
+      values.store_f16(stored);
+      return Vec::load_f16(stored);
+    } else {
+      std::memcpy(stored, &values, sizeof values);
       return values;
     }
-    const auto at = reinterpret_cast<std::uint8_t*>(halves);
-    values.store_f16(at);
-    return Vec::load_f16(at);
   }
   // Writes that of row r; gives the address behind it.
   SHARKSTORE_INLINE std::uint8_t* put(std::uint8_t* p, int r) const {
-    if (!half) {
-      std::memcpy(p, &floats[r], 4);
-      return p + 4;
-    }
-    std::memcpy(p, &halves[r], 2);
-    return p + 2;
+    std::memcpy(p, stored + static_cast<std::size_t>(r) * kBytes, kBytes);
+    return p + kBytes;
   }
 };
 
-// What the rows of a group are divided by.
+// What the values of each row of a group are subtracted and divided by.
 struct Steps {
   static constexpr int kRows = Group::kRows;
-  float step[kRows], inverse[kRows], reach[kRows];
+  float low[kRows], step[kRows], inverse[kRows];
+  unsigned divided;  // bit r: row r must be divided
 
-  // reach: the largest magnitude of each row, what is subtracted left out.
-  SHARKSTORE_INLINE Steps(Vec steps, Vec reaches) {
+  // reach: the largest quotient times the step; it must be within `limit`, below 256.
+  SHARKSTORE_INLINE Steps(Vec lows, Vec steps, Vec reach, float limit) {
     const Vec inverses = Vec::all(1.0f) / steps;
+    lows.store(low);
     steps.store(step);
     inverses.store(inverse);
-    (reaches * inverses).store(reach);
-  }
-  // What row r is divided by; by infinity where the scale is 0, so that its codes are 0.
-  SHARKSTORE_INLINE Vec divisor(int r) const {
-    return Vec::all(step[r] == 0.0f ? __builtin_inff() : step[r]);
+    divided = Vec::above(reach * inverses, Vec::all(limit));
   }
 };
 
-SHARKSTORE_INLINE void put_codes(std::uint8_t* codes, int j, Vec quotient, int lanes) {
+SHARKSTORE_INLINE void put_codes(std::uint8_t* codes, int j, Vec::Int of, int lanes) {
   std::uint8_t* p = codes + j * Vec::kLanes;
-  if (lanes == Vec::kLanes) Vec::store_bytes(p, Vec::nearest(quotient));
-  else Vec::store_bytes_part(p, Vec::nearest(quotient), lanes);
+  if (lanes == Vec::kLanes) Vec::store_bytes(p, of);
+  else Vec::store_bytes_part(p, of, lanes);
 }
 
-// Writes the codes of one row: the nearest integers of (value - low) / step, within bounds.
+// Writes the codes of row r, by multiplication; gives whether they may be wrong.
 template <bool Affine, int Dim>
-SHARKSTORE_INLINE void encode_row(const float* row, Values<Dim> values, const Steps& steps, int r,
-                                  Vec low, std::uint8_t* codes) {
-  const Vec least = Vec::all(Affine ? 0.0f : -127.0f), most = Vec::all(Affine ? 255.0f : 127.0f);
-  // with this reach no quotient rounds to a code past the last one
-  if (SHARKSTORE_LIKELY(steps.reach[r] <= (Affine ? 255.25f : 127.25f))) {
-    const Vec inverse = Vec::all(steps.inverse[r]);
-    Vec off = Vec::all(0.0f);
-    values.each(row, low, [&](int j, Vec x, int lanes) SHARKSTORE_LAMBDA {
-      const Vec q = Affine ? Vec::clip((x - low) * inverse, least, most) : x * inverse;
-      off = Vec::abs_max(off, Vec::off_nearest(q));
-      put_codes(codes, j, q, lanes);
-    });
-    if (SHARKSTORE_LIKELY(Vec::none_above(off, Vec::all(kSafelyOff)))) return;
-  }
-  const Vec divisor = steps.divisor(r);
+SHARKSTORE_INLINE bool multiply_row(const float* row, Values<Dim> values, const Steps& steps,
+                                    int r, std::uint8_t* codes) {
+  const Vec low = Vec::all(Affine ? steps.low[r] : 0.0f), inverse = Vec::all(steps.inverse[r]);
+  Vec off = Vec::all(0.0f);
   values.each(row, low, [&](int j, Vec x, int lanes) SHARKSTORE_LAMBDA {
-    const Vec q = (Affine ? x - low : x) / divisor;
-    put_codes(codes, j, Vec::clip(q, least, most), lanes);
+    Vec part;
+    put_codes(codes, j, Vec::round_product(Affine ? x - low : x, inverse, part), lanes);
+    off = Vec::abs_max(off, part);
+  });
+  return Vec::above(off, Vec::all(kSafelyOff)) != 0;
+}
+
+// Writes the codes of row r as they are defined.
+template <bool Affine, int Dim>
+void divide_row(const float* row, Values<Dim> values, const Steps& steps, int r,
+                std::uint8_t* codes) {
+  const Vec least = Vec::all(Affine ? 0.0f : -127.0f), most = Vec::all(Affine ? 255.0f : 127.0f);
+  const Vec low = Vec::all(Affine ? steps.low[r] : 0.0f);
+  // codes are 0 where the scale is
+  const Vec divisor = Vec::all(steps.step[r] == 0.0f ? __builtin_inff() : steps.step[r]);
+  values.each(row, low, [&](int j, Vec x, int lanes) SHARKSTORE_LAMBDA {
+    const Vec quotient = (Affine ? x - low : x) / divisor;
+    put_codes(codes, j, Vec::nearest(Vec::clip(quotient, least, most)), lanes);
   });
 }
 
-template <int Dim>
+// Writes the codes of a group: by multiplication, then again those that must be divided.
+template <bool Affine, int Dim>
+SHARKSTORE_INLINE void encode_codes(const Group& group, Values<Dim> values, const Steps& steps,
+                                    std::uint8_t* codes, std::int64_t stride) {
+  unsigned divided = steps.divided;
+  for (int r = 0; r < group.count; ++r) {
+    const bool unsure =
+        multiply_row<Affine>(group.row[r], values, steps, r, codes + r * stride);
+    divided |= static_cast<unsigned>(unsure) << r;
+  }
+  divided &= (2u << (group.count - 1)) - 1;
+  for (; SHARKSTORE_UNLIKELY(divided != 0); divided &= divided - 1) {
+    const int r = __builtin_ctz(divided);
+    divide_row<Affine>(group.row[r], values, steps, r, codes + r * stride);
+  }
+}
+
+template <Kind K, int Dim>
 void encode_symmetric(const Code& code, const Source& source, std::uint8_t* out) {
   const Values<Dim> values{source.dim};
-  const std::int64_t stride = stored_bytes(code.kind, values.count());
+  const std::int64_t stride = stored_bytes(K, values.count());
   const Vec zero = Vec::all(0.0f);
-  for (std::int64_t i = 0; i < source.count; i += Group::kRows) {
+  for (std::int64_t i = 0; i < source.count; i += Group::kRows, out += Group::kRows * stride) {
     const Group group(source, i);
     Vec sizes[Group::kRows];
     for (int r = 0; r < Group::kRows; ++r) {
@@ -105,21 +123,21 @@ void encode_symmetric(const Code& code, const Source& source, std::uint8_t* out)
       sizes[r] = size;
     }
     const Vec largest = Vec::across_max(sizes);
-    Head scales(code.kind == Kind::kInt8);
+    Head<K> scales;
     const Vec stored = scales.take(largest / Vec::all(127.0f) * Vec::all(code.up));
-    const Steps steps(stored * Vec::all(code.down), largest);
-    for (int r = 0; r < group.count; ++r)
-      encode_row<false>(group.row[r], values, steps, r, zero,
-                        scales.put(out + (i + r) * stride, r));
+    // with this limit no quotient rounds to a code past the last one
+    const Steps steps(zero, stored * Vec::all(code.down), largest, 127.25f);
+    for (int r = 0; r < group.count; ++r) scales.put(out + r * stride, r);
+    encode_codes<false>(group, values, steps, out + Head<K>::kBytes, stride);
   }
 }
 
-template <int Dim>
-void encode_affine(const Code& code, const Source& source, std::uint8_t* out) {
+template <Kind K, int Dim>
+void encode_affine(const Code&, const Source& source, std::uint8_t* out) {
   const Values<Dim> values{source.dim};
-  const std::int64_t stride = stored_bytes(code.kind, values.count());
+  const std::int64_t stride = stored_bytes(K, values.count());
   const Vec zero = Vec::all(0.0f);
-  for (std::int64_t i = 0; i < source.count; i += Group::kRows) {
+  for (std::int64_t i = 0; i < source.count; i += Group::kRows, out += Group::kRows * stride) {
     const Group group(source, i);
     Vec tops[Group::kRows], bottoms[Group::kRows];  // the greatest x, and the greatest -x
     for (int r = 0; r < Group::kRows; ++r) {
@@ -132,20 +150,18 @@ void encode_affine(const Code& code, const Source& source, std::uint8_t* out) {
       tops[r] = top;
       bottoms[r] = bottom;
     }
-    const bool half = code.kind == Kind::kAffine;
-    Head biases(half), scales(half);
+    const Vec bottom = Vec::across_max(bottoms);
+    Head<K> biases, scales;
     // adding zero turns -0 into +0
-    const Vec low = biases.take(zero - Vec::across_max(bottoms) + zero);
+    const Vec low = biases.take(zero - bottom + zero);
     const Vec reach = Vec::across_max(tops) - low;
     // a bias rounded up can leave a range below zero: such a row is its bias
-    const Vec scale = scales.take(Vec::max(reach / Vec::all(255.0f), zero));
-    const Steps steps(scale, reach);
-    float lows[Group::kRows];
-    low.store(lows);
-    for (int r = 0; r < group.count; ++r) {
-      std::uint8_t* codes = biases.put(scales.put(out + (i + r) * stride, r), r);
-      encode_row<true>(group.row[r], values, steps, r, Vec::all(lows[r]), codes);
-    }
+    const Vec step = scales.take(Vec::max(reach / Vec::all(255.0f), zero));
+    // the least value may lie below the bias: by a quarter of a step at most, its code is 0
+    const Vec below = (low + bottom) * Vec::all(1021.0f);
+    const Steps steps(low, step, Vec::max(below, reach), 255.25f);
+    for (int r = 0; r < group.count; ++r) biases.put(scales.put(out + r * stride, r), r);
+    encode_codes<true>(group, values, steps, out + 2 * Head<K>::kBytes, stride);
   }
 }
 
@@ -182,13 +198,18 @@ using EncodeRows = void (*)(const Code&, const Source&, std::uint8_t*);
 // The encoders for one number of values a row; 0 for any.
 struct Encoders {
   int dim;
-  EncodeRows symmetric, affine;
+  EncodeRows int8, int8_float32, affine, affine_float32;
 };
+
+template <int Dim>
+constexpr Encoders encoders() {
+  return {Dim, encode_symmetric<Kind::kInt8, Dim>, encode_symmetric<Kind::kInt8Float32, Dim>,
+          encode_affine<Kind::kAffine, Dim>, encode_affine<Kind::kAffineFloat32, Dim>};
+}
 
 template <int... Dims>
 const Encoders& pick_encoders(int dim) {
-  static constexpr Encoders known[] = {{0, encode_symmetric<0>, encode_affine<0>},
-                                       {Dims, encode_symmetric<Dims>, encode_affine<Dims>}...};
+  static constexpr Encoders known[] = {encoders<0>(), encoders<Dims>()...};
   for (const Encoders& one : known)
     if (one.dim == dim) return one;
   return known[0];
@@ -197,17 +218,17 @@ const Encoders& pick_encoders(int dim) {
 // Writes the stored rows of `source`, one behind the other, to `out`.
 inline void encode_rows(const Code& code, const Source& source, std::uint8_t* out) {
 #ifdef SHARKSTORE_PLAIN
-  const Encoders& encoders = pick_encoders<>(source.dim);
+  const Encoders& chosen = pick_encoders<>(source.dim);
 #else
-  const Encoders& encoders = pick_encoders<8, 16, 32, 64, 128>(source.dim);
+  const Encoders& chosen = pick_encoders<8, 16, 32, 64, 128>(source.dim);
 #endif
   switch (code.kind) {
     case Kind::kFloat32: return encode_f32(source, out);
     case Kind::kFloat16: return encode_f16(source, out);
-    case Kind::kInt8:
-    case Kind::kInt8Float32: return encoders.symmetric(code, source, out);
-    case Kind::kAffine:
-    case Kind::kAffineFloat32: return encoders.affine(code, source, out);
+    case Kind::kInt8: return chosen.int8(code, source, out);
+    case Kind::kInt8Float32: return chosen.int8_float32(code, source, out);
+    case Kind::kAffine: return chosen.affine(code, source, out);
+    case Kind::kAffineFloat32: return chosen.affine_float32(code, source, out);
   }
 }
 

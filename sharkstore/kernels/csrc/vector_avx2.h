@@ -113,9 +113,9 @@ struct Vec {
     return {_mm256_min_ps(_mm256_max_ps(x.v, low.v), high.v)};
   }
 
-  // whether no lane is above that of `limit`, or NaN
-  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
-    return _mm256_movemask_ps(_mm256_cmp_ps(x.v, limit.v, _CMP_NLE_UQ)) == 0;
+  // bit i: lane i is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(x.v, limit.v, _CMP_NLE_UQ)));
   }
 
   // integers of 32 bits, of which the low byte is a code
@@ -124,9 +124,13 @@ struct Vec {
   };
   // x as an integer, half to even
   SHARKSTORE_INLINE static Int nearest(Vec x) { return {_mm256_cvtps_epi32(x.v)}; }
-  // how far x lies off its nearest integer
-  SHARKSTORE_INLINE static Vec off_nearest(Vec x) {
-    return {_mm256_sub_ps(x.v, _mm256_round_ps(x.v, 8))};
+  // the nearest integer of x * factor, half to even, and how far off it the product lies
+  SHARKSTORE_INLINE static Int round_product(Vec x, Vec factor, Vec& off) {
+    const __m256 product = _mm256_mul_ps(x.v, factor.v);
+    const __m256 whole =
+        _mm256_round_ps(product, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    off = {_mm256_sub_ps(product, whole)};
+    return {_mm256_cvtps_epi32(product)};
   }
   SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), low_bytes(a));

@@ -77,7 +77,7 @@ struct Vec {
 
   SHARKSTORE_INLINE static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
   SHARKSTORE_INLINE static Vec abs_max(Vec held, Vec x) {
-    return {_mm512_max_ps(held.v, _mm512_abs_ps(x.v))};
+    return {_mm512_range_ps(held.v, x.v, kAbsMax)};
   }
   // the greater of the magnitudes, as integers: infinity and NaN stay visible
   SHARKSTORE_INLINE static Vec bits_max(Vec held, Vec x) {
@@ -102,9 +102,9 @@ struct Vec {
     return {_mm512_min_ps(_mm512_max_ps(x.v, low.v), high.v)};
   }
 
-  // whether no lane is above that of `limit`, or NaN
-  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
-    return _mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLE_UQ) == 0;
+  // bit i: lane i is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
+    return _mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLE_UQ);
   }
 
   // integers of 32 bits, of which the low byte is a code
@@ -113,8 +113,14 @@ struct Vec {
   };
   // x as an integer, half to even
   SHARKSTORE_INLINE static Int nearest(Vec x) { return {_mm512_cvtps_epi32(x.v)}; }
-  // how far x lies off its nearest integer
-  SHARKSTORE_INLINE static Vec off_nearest(Vec x) { return {_mm512_reduce_ps(x.v, 0)}; }
+  // the nearest integer of x * factor, half to even, and how far off it the product lies
+  SHARKSTORE_INLINE static Int round_product(Vec x, Vec factor, Vec& off) {
+    // a sum of this size has no bits behind its point: the low ones are the integer
+    const __m512 unit = _mm512_set1_ps(0x1.8p23f);
+    const __m512 sum = _mm512_fmadd_ps(x.v, factor.v, unit);
+    off = {_mm512_fmadd_ps(x.v, factor.v, _mm512_sub_ps(unit, sum))};
+    return {_mm512_castps_si512(sum)};
+  }
   SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
   }
@@ -124,6 +130,7 @@ struct Vec {
   SHARKSTORE_INLINE static void fence() { _mm_sfence(); }
 
  private:
+  static constexpr int kAbsMax = 0xb;  // the greater magnitude, without its sign
   SHARKSTORE_INLINE static __mmask16 first(int lanes) {
     return static_cast<__mmask16>((1u << lanes) - 1);
   }

@@ -102,9 +102,10 @@ struct Vec {
     return {vminnmq_f32(vmaxnmq_f32(x.v, low.v), high.v)};
   }
 
-  // whether no lane is above that of `limit`, or NaN
-  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
-    return vminvq_u32(vcleq_f32(x.v, limit.v)) != 0;
+  // bit i: lane i is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
+    const std::uint32_t bits[kLanes] = {1, 2, 4, 8};
+    return vaddvq_u32(vbicq_u32(vld1q_u32(bits), vcleq_f32(x.v, limit.v)));
   }
 
   // integers of 32 bits, of which the low byte is a code
@@ -113,8 +114,12 @@ struct Vec {
   };
   // x as an integer, half to even
   SHARKSTORE_INLINE static Int nearest(Vec x) { return {vcvtnq_s32_f32(x.v)}; }
-  // how far x lies off its nearest integer
-  SHARKSTORE_INLINE static Vec off_nearest(Vec x) { return {vsubq_f32(x.v, vrndnq_f32(x.v))}; }
+  // the nearest integer of x * factor, half to even, and how far off it the product lies
+  SHARKSTORE_INLINE static Int round_product(Vec x, Vec factor, Vec& off) {
+    const float32x4_t product = vmulq_f32(x.v, factor.v);
+    off = {vsubq_f32(product, vrndnq_f32(product))};
+    return {vcvtnq_s32_f32(product)};
+  }
   SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
     store_bytes_part(p, a, kLanes);
   }

@@ -175,11 +175,11 @@ struct Vec {
     return x;
   }
 
-  // whether no lane is above that of `limit`, or NaN
-  SHARKSTORE_INLINE static bool none_above(Vec x, Vec limit) {
-    for (int i = 0; i < kLanes; ++i)
-      if (!(x.v[i] <= limit.v[i])) return false;
-    return true;
+  // bit i: lane i is above that of `limit`, or NaN
+  SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
+    unsigned lanes = 0;
+    for (int i = 0; i < kLanes; ++i) lanes |= (x.v[i] <= limit.v[i] ? 0u : 1u) << i;
+    return lanes;
   }
 
   // integers of 32 bits, of which the low byte is a code
@@ -194,9 +194,11 @@ struct Vec {
     std::memcpy(r.v, x.v, sizeof r.v);
     return r;
   }
-  // how far x lies off its nearest integer
-  SHARKSTORE_INLINE static Vec off_nearest(Vec x) {
-    return x - (x + all(kUnit) - all(kUnit));
+  // the nearest integer of x * factor, half to even, and how far off it the product lies
+  SHARKSTORE_INLINE static Int round_product(Vec x, Vec factor, Vec& off) {
+    const Vec product = x * factor;
+    off = product - (product + all(kUnit) - all(kUnit));
+    return nearest(product);
   }
   SHARKSTORE_INLINE static void store_bytes(std::uint8_t* p, Int a) {
     store_bytes_part(p, a, kLanes);
