@@ -93,7 +93,8 @@ def encode_rows(encoding: Encoding, rows: F32, out: U8 | None = None) -> U8:
     _chosen()
     if out is None:
         out = np.empty((len(rows), encoding.row_bytes(rows.shape[1])), np.uint8)
-    _native.encode(_kind(encoding), encoding.scale_exponent, np.ascontiguousarray(rows), out)
+    aligned = np.require(rows, np.float32, ["C", "A"])
+    _native.encode(_kind(encoding), encoding.scale_exponent, aligned, out)
     return out
 
 
@@ -103,7 +104,7 @@ def encode_tier(
     """Encode rows of one tier, picked out of a block, until `out` is full.
 
     Args:
-        rows: float32 (n, dim), contiguous, finite.
+        rows: float32 (n, dim), contiguous, aligned, finite.
         rowmap: their blocks of the row map, uint8 (ceil(n / 64), 16 | 32 | 64); None with one
             tier.
         skip: rows of the tier to leave out first.
@@ -117,13 +118,11 @@ def encode_tier(
     return _native.encode_tier(kind, exponent, rows, rowmap, tier, skip, out)
 
 
-def measure_rows(
-    rows: F32, rowmap: U8 | None, ranged: int, largest: F32, magnitudes: I64
-) -> bool:
+def measure_rows(rows: F32, rowmap: U8 | None, ranged: int, largest: F32, magnitudes: I64) -> bool:
     """Add up how large the rows of each tier are.
 
     Args:
-        rows: float32 (n, dim), contiguous.
+        rows: float32 (n, dim), contiguous, aligned.
         rowmap: as of `encode_tier`.
         ranged: bit t: rows of tier t count by their range, others by their largest value.
         largest: float32 (tiers,), raised to the largest absolute value.

@@ -1,1 +1,1 @@
-"""Blocks of rows in and out of their encodings."""
+"""Encodings against the rows they are to hold: sizes, limits, scale exponents."""

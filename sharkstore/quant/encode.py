@@ -1,11 +1,10 @@
-"""Blocks of rows to their encodings, and what an encoding can hold."""
+"""What an encoding can hold, and the scale exponent that suits a tier."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 import sharkstore.kernels as kernels
 from sharkstore.encodings import Encoding
@@ -15,11 +14,6 @@ FLOAT16_OVERFLOW = 65520.0
 # with a scale rounded up, or over the twofold range of an affine row, float32 still holds these
 AFFINE_OVERFLOW = 2.0**126
 SYMMETRIC_OVERFLOW = 2.0**127
-
-
-def encode(encoding: Encoding, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Rows as stored: float32 (n, dim) -> uint8 (n, row bytes)."""
-    return kernels.encode_rows(encoding, rows)
 
 
 def fitted(encoding: Encoding, largest: float) -> Encoding:
@@ -42,13 +36,6 @@ def overflow(encoding: Encoding) -> float:
     if encoding.packed:
         return AFFINE_OVERFLOW if affine else SYMMETRIC_OVERFLOW
     return np.inf
-
-
-def row_ranges(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest less least value of each row: what the scale of an affine row must hold."""
-    with np.errstate(over="ignore"):
-        ranges: NDArray[np.float32] = rows.max(axis=1) - rows.min(axis=1)
-    return ranges
 
 
 def faint(encoding: Encoding, kept_bits: int = 5) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from sharkstore.format.layout import ArraySpec
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
-from sharkstore.quant import encode
 from sharkstore.tensors import Tensor, TensorSource, as_float32
-from sharkstore.write.rows import BLOCK_BYTES, TableRows, pieces
+from sharkstore.write.rows import TableRows, pieces
+from sharkstore.write.writer import Chunk
 
 U8 = NDArray[np.uint8]
 
@@ -78,40 +78,38 @@ class Inputs:
         return next(table for table in self.metadata.tables if table.name == name)
 
 
-def chunk_blocks(task: ChunkTask, inputs: Inputs) -> Iterator[U8]:
-    """The bytes of a chunk, padding left out, as blocks of uint8."""
+def fill_chunk(task: ChunkTask, inputs: Inputs, chunk: Chunk) -> None:
+    """Put the bytes of a chunk in, padding left out."""
     if task.array.path.startswith("dense/"):
-        return _dense_blocks(task, inputs)
-    if task.tier is not None:
-        return _tier_blocks(task, inputs)
-    if task.array.path.endswith("/rowmap"):
-        return _rowmap_blocks(task, inputs)
-    return iter([_bytes(inputs.means[task.array.path])])
+        _fill_dense(task, inputs, chunk)
+    elif task.tier is not None:
+        _fill_tier(task, task.tier, inputs, chunk)
+    elif task.array.path.endswith("/rowmap"):
+        _fill_rowmap(task, inputs, chunk)
+    else:
+        chunk.put(_bytes(inputs.means[task.array.path]))
 
 
-def _tier_blocks(task: ChunkTask, inputs: Inputs) -> Iterator[U8]:
-    assert task.tier is not None
-    encoding = inputs.table(task.owner).tiers[task.tier].encoding
+def _fill_tier(task: ChunkTask, tier: int, inputs: Inputs, chunk: Chunk) -> None:
+    encoding = inputs.table(task.owner).tiers[tier].encoding
     if encoding.name == "constant":
-        yield _bytes(inputs.means[task.array.path])
+        chunk.put(_bytes(inputs.means[task.array.path]))
         return
-    for rows in inputs.rows[task.owner].of_tier(task.tier, *task.slots):
-        yield encode.encode(encoding, rows)
+    first, last = task.slots
+    inputs.rows[task.owner].encode(encoding, tier, first, last, chunk)
 
 
-def _rowmap_blocks(task: ChunkTask, inputs: Inputs) -> Iterator[U8]:
+def _fill_rowmap(task: ChunkTask, inputs: Inputs, chunk: Chunk) -> None:
     rowmap = inputs.rows[task.owner].rowmap
     assert rowmap is not None
     first, last = task.slots
-    step = BLOCK_BYTES // task.array.row_bytes
-    for start in range(first, last, step):
-        yield np.asarray(rowmap[start : min(last, start + step)])
+    chunk.put(np.asarray(rowmap[first:last]))
 
 
-def _dense_blocks(task: ChunkTask, inputs: Inputs) -> Iterator[U8]:
+def _fill_dense(task: ChunkTask, inputs: Inputs, chunk: Chunk) -> None:
     tensor = inputs.tensors[task.owner]
     for piece in pieces(inputs.source, tensor, *task.slots):
-        yield _bytes(as_float32(piece, tensor.dtype) if tensor.dtype == "bfloat16" else piece)
+        chunk.put(_bytes(as_float32(piece, tensor.dtype) if tensor.dtype == "bfloat16" else piece))
 
 
 def _bytes(values: NDArray[np.generic]) -> U8:

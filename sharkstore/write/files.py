@@ -1,4 +1,4 @@
-"""Files of a store under way: chunks, documents, the lock, and the step that makes it appear."""
+"""Files of a store under way: documents, the lock, and the step that makes it appear."""
 
 from __future__ import annotations
 
@@ -9,82 +9,23 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.checksum import crc32c
 from sharkstore.errors import DestinationError, SharkstoreError, WriteError
-from sharkstore.format.layout import HUGE_PAGE, ROOT_DOCUMENT, TRAILER_BYTES
+from sharkstore.format.layout import ROOT_DOCUMENT
 from sharkstore.format.validate import check
 
-# one write of this size lets the file system lay out whole huge pages
-WRITE_BYTES = 32 << 20
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 ASIDE = ".old"
 
 
-def write_chunk(
-    path: str, blocks: Iterable[NDArray[np.uint8]], chunk_bytes: int, advance: Any
-) -> int:
-    """Write a chunk file: the blocks, zeros up to `chunk_bytes`, then their crc32c.
-
-    Returns:
-        The crc32c.
-
-    Raises:
-        WriteError: the disk is full or refuses.
-    """
-    buffer = np.empty(min(WRITE_BYTES, chunk_bytes), np.uint8)
-    crc, written = 0, 0
-    with reported(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb", buffering=0) as file:
-            for piece in _pieces(blocks, buffer, chunk_bytes):
-                _write_all(file.fileno(), piece)
-                crc = crc32c(piece, crc)
-                written += len(piece)
-                advance(len(piece))
-            _write_all(
-                file.fileno(), np.frombuffer(crc.to_bytes(TRAILER_BYTES, "little"), np.uint8)
-            )
-            advance(TRAILER_BYTES)
-            os.fsync(file.fileno())
-            if chunk_bytes >= HUGE_PAGE and hasattr(os, "posix_fadvise"):
-                # dropped pages come back as huge ones when the file is mapped
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if written != chunk_bytes:
-        raise WriteError("a chunk came out too long", where=path, got=written, expected=chunk_bytes)
-    return crc
-
-
-def _pieces(
-    blocks: Iterable[NDArray[np.uint8]], buffer: NDArray[np.uint8], total: int
-) -> Iterator[NDArray[np.uint8]]:
-    """The blocks' bytes and zeros behind them, `total` in all, by fillings of the buffer."""
-    filled, given = 0, 0
-    for block in blocks:
-        flat = block.reshape(-1).view(np.uint8)
-        while len(flat):
-            part = flat[: len(buffer) - filled]
-            buffer[filled : filled + len(part)] = part
-            filled, flat = filled + len(part), flat[len(part) :]
-            if filled == len(buffer):
-                yield buffer
-                given, filled = given + filled, 0
-    while given + filled < total:
-        upto = min(len(buffer), filled + total - given - filled)
-        buffer[filled:upto] = 0
-        given, filled = given + upto, 0
-        yield buffer[:upto]
-    if filled:
-        yield buffer[:filled]
-
-
-def _write_all(descriptor: int, data: NDArray[np.uint8]) -> None:
+def write_all(descriptor: int, data: NDArray[np.uint8]) -> None:
+    """Write all bytes of a contiguous array to an open file."""
     view = data.data
     while view:
         view = view[os.write(descriptor, view) :]

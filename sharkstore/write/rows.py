@@ -1,6 +1,6 @@
-"""Rows out of a checkpoint in float32: by range, and by tier and slot.
+"""Rows out of a checkpoint, encoded by tier and slot; values of other tensors in pieces.
 
-What these yield may be views of the mapped checkpoint; nothing here holds more than a block.
+Nothing here holds more than a block, and float32 rows are encoded where the file is mapped.
 """
 
 from __future__ import annotations
@@ -8,18 +8,28 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import sharkstore.kernels as kernels
-from sharkstore.encodings import ROWS_PER_BLOCK
+from sharkstore.encodings import ROWS_PER_BLOCK, Encoding
 from sharkstore.errors import StatsError
 from sharkstore.tensors import Tensor, TensorSource, as_float32
 
-F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
 BLOCK_BYTES = 4 << 20
+
+
+class Room(Protocol):
+    """What stored rows are put into."""
+
+    def room(self, row_bytes: int) -> U8:
+        """Room for the next rows, some at a time: uint8 (n, row bytes), to be filled in place."""
+
+    def done(self, filled: int) -> None:
+        """Take in what was filled of the room given: so many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ class TableRows:
 
     source: TensorSource
     tensor: Tensor
-    rowmap: NDArray[np.uint8] | None
+    rowmap: U8 | None
     zero_nonfinite: bool = False
 
     @property
@@ -42,15 +52,29 @@ class TableRows:
         rows = BLOCK_BYTES // (4 * max(1, self.tensor.shape[1]))
         return max(ROWS_PER_BLOCK, rows // ROWS_PER_BLOCK * ROWS_PER_BLOCK)
 
-    def tiers(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Tiers of rows `start` (a multiple of 64) to `stop`: uint8 (n,)."""
+    def blocks(self, start: int, stop: int) -> U8 | None:
+        """Row-map blocks of rows `start` (a multiple of 64) to `stop`; None with one tier."""
         if self.rowmap is None:
+            return None
+        return np.asarray(self.rowmap[start // ROWS_PER_BLOCK : -(-stop // ROWS_PER_BLOCK)])
+
+    def tiers(self, start: int, stop: int) -> U8:
+        """Tiers of rows `start` (a multiple of 64) to `stop`: uint8 (n,)."""
+        blocks = self.blocks(start, stop)
+        if blocks is None:
             return np.zeros(stop - start, np.uint8)
-        blocks = self.rowmap[start // ROWS_PER_BLOCK : -(-stop // ROWS_PER_BLOCK)]
         return kernels.rowmap_tiers(blocks)[: stop - start]
 
-    def of_tier(self, tier: int, first: int, last: int) -> Iterator[F32]:
-        """Rows of a tier, from slot `first` to `last`, in slot order: float32 (n, dim) blocks."""
+    def encode(self, encoding: Encoding, tier: int, first: int, last: int, out: Room) -> None:
+        """Encode rows of a tier, from slot `first` to `last`, in slot order.
+
+        Args:
+            out: gives the room for stored rows, and takes in what was filled.
+
+        Raises:
+            StatsError: the tier has fewer rows than the row map was made for.
+        """
+        row_bytes = encoding.row_bytes(self.tensor.shape[1])
         start, skip = self._row_of_slot(tier, first)
         left = last - first
         while left:
@@ -58,11 +82,13 @@ class TableRows:
                 where = f"table {self.tensor.name!r}"
                 raise StatsError("row priorities changed while they were read", where=where)
             stop = min(self.tensor.rows, start + self.block_rows)
-            ids = np.flatnonzero(self.tiers(start, stop) == tier)[skip : skip + left]
-            if len(ids):
-                yield self._float32(start, stop, ids)
-            left -= len(ids)
-            start, skip = stop, 0
+            stored = out.room(row_bytes)[:left]
+            filled = self._encode_block(encoding, start, stop, tier, skip, stored)
+            out.done(filled * row_bytes)
+            left -= filled
+            skip += filled
+            if filled < len(stored):
+                start, skip = stop, 0
 
     def _row_of_slot(self, tier: int, slot: int) -> tuple[int, int]:
         """First row of the block that holds a slot, and the tier's slots before it in there."""
@@ -76,13 +102,20 @@ class TableRows:
         block = bisect_right(range(len(rowmap)), slot, key=before) - 1
         return block * ROWS_PER_BLOCK, slot - before(block)
 
-    def _float32(self, start: int, stop: int, ids: NDArray[np.int64]) -> F32:
+    def _encode_block(
+        self, encoding: Encoding, start: int, stop: int, tier: int, skip: int, stored: U8
+    ) -> int:
+        """Encode rows of a tier among rows `start` to `stop` until `stored` is full; how many."""
         raw = self.source.read(self.tensor.name, start, stop)
-        chosen = raw if len(ids) == len(raw) else raw[ids]
-        rows = as_float32(chosen, self.tensor.dtype)
+        if self.tensor.dtype == "float32" and not self.zero_nonfinite:
+            rows = np.require(raw, np.float32, ["C", "A"])
+            return kernels.encode_tier(encoding, rows, self.blocks(start, stop), tier, skip, stored)
+        chosen = np.flatnonzero(self.tiers(start, stop) == tier)[skip : skip + len(stored)]
+        rows = as_float32(raw[chosen], self.tensor.dtype)
         if self.zero_nonfinite:
             rows = np.where(np.isfinite(rows), rows, np.float32(0))
-        return rows
+        kernels.encode_rows(encoding, rows, stored[: len(rows)])
+        return len(rows)
 
 
 def pieces(source: TensorSource, tensor: Tensor, first: int, last: int) -> Iterator[NDArray[Any]]:

@@ -19,12 +19,13 @@ from sharkstore.format.validate import parse
 from sharkstore.plan.model import Plan
 from sharkstore.plan.stats import Stats
 from sharkstore.tensors import Tensor, TensorSource
-from sharkstore.write.chunks import Inputs, chunk_blocks, chunk_tasks
-from sharkstore.write.files import Destination, reported, write_chunk, write_document
+from sharkstore.write.chunks import Inputs, chunk_tasks, fill_chunk
+from sharkstore.write.files import Destination, reported, write_document
 from sharkstore.write.layout import data_bytes, plan_metadata
 from sharkstore.write.ranks import passes, write_ranks
 from sharkstore.write.rows import TableRows
 from sharkstore.write.survey import Surveys, survey_dense, survey_table
+from sharkstore.write.writer import ChunkWriter
 
 # told of a stage ("rank", "read" or "write"), the bytes just done, and the bytes of the whole stage
 Progress = Callable[[str, int, int], None]
@@ -159,22 +160,20 @@ def _row(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _write_chunks(inputs: Inputs, folder: str, progress: Progress) -> dict[str, bytes]:
-    """Write all chunks; their trailers by path."""
+    """Write all chunks, durably; their trailers by path."""
     total = data_bytes(inputs.metadata)
 
     def advance(done: int) -> None:
         progress("write", done, total)
 
     trailers = {}
-    for task in chunk_tasks(inputs.metadata):
-        path = task.array.chunk_path(task.index)
-        crc = write_chunk(
-            os.path.join(folder, path),
-            chunk_blocks(task, inputs),
-            task.array.chunk_bytes,
-            advance,
-        )
-        trailers[path] = crc.to_bytes(4, "little")
+    largest = max((array.chunk_bytes for array in inputs.metadata.arrays), default=0)
+    with ChunkWriter(largest) as writer:
+        for task in chunk_tasks(inputs.metadata):
+            path = task.array.chunk_path(task.index)
+            chunk = writer.chunk(os.path.join(folder, path), task.array.chunk_bytes, advance)
+            fill_chunk(task, inputs, chunk)
+            trailers[path] = chunk.close().to_bytes(4, "little")
     return trailers
 
 

@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.checksum import crc32c
+from sharkstore.encodings import ROWS_PER_BLOCK
 from sharkstore.errors import NonFiniteError
-from sharkstore.plan.model import TablePlan, TierPlan
+from sharkstore.plan.model import TablePlan
 from sharkstore.quant import encode
+from sharkstore.quant.measure import BINS, LOWEST, Measures
 from sharkstore.tensors import Tensor, TensorSource, as_float32
 from sharkstore.write.rows import TableRows, pieces
 
 Advance = Callable[[int], None]
 SHOWN_ROWS = 5
 WHOLE = -1
-# binary exponents of float32, from its least subnormal to its largest value
-LOWEST = 148
-BINS = 278
+# measured right after its checksum was taken: it is in a core's own cache then
+PART_BYTES = 512 << 10
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Survey:
     Args:
         largest: largest absolute value of each tier.
         magnitudes: of each tier, rows by the binary exponent of their range if affine, else of
-            their largest absolute value, zero left out: int64 (BINS,).
+            their largest absolute value, zero left out: int64 (tiers, BINS).
         faint: rows, at least, that are too small for their tier's encoding.
         zeroed: values that were NaN or infinite and become zero.
         bad: the first rows with NaN or infinities that are not to become zero.
@@ -47,7 +48,7 @@ class Survey:
     """
 
     largest: list[float]
-    magnitudes: list[NDArray[np.int64]] = field(default_factory=list)
+    magnitudes: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, BINS), np.int64))
     faint: int = 0
     zeroed: int = 0
     bad: list[int] = field(default_factory=list)
@@ -96,7 +97,8 @@ def survey_table(
     """
     tensor = rows.tensor
     stored = table.stored_tiers
-    found = Survey([0.0] * len(stored), [np.zeros(BINS, np.int64) for _ in stored])
+    found = Survey([0.0] * len(stored))
+    measures = Measures(tuple(tier.encoding for tier in stored))
     constant = [i for i, tier in enumerate(stored) if tier.encoding.name == "constant"]
     sums = {index: _Sums() for index in constant}
     if table.default == "mean":
@@ -104,16 +106,17 @@ def survey_table(
     for start in range(0, tensor.rows, rows.block_rows):
         stop = min(tensor.rows, start + rows.block_rows)
         raw = np.ascontiguousarray(rows.source.read(tensor.name, start, stop))
-        found.crc = crc32c(raw, found.crc)
-        block = as_float32(raw, tensor.dtype)
-        if table.action != "drop":
-            block = _finite(block, start, rows, found)
-            tiers = rows.tiers(start, stop)
-            _measure(block, tiers, stored, found)
+        if table.action == "drop":
+            found.crc = crc32c(raw, found.crc)
+        else:
+            _survey_block(raw, start, rows, measures, found)
+            block = _finite(as_float32(raw, tensor.dtype)) if sums else raw
             for index, one in sums.items():
-                chosen = slice(None) if index == WHOLE or len(stored) == 1 else tiers == index
+                all_rows = index == WHOLE or len(stored) == 1
+                chosen = slice(None) if all_rows else rows.tiers(start, stop) == index
                 one.add(block, None if counts is None else counts[start:stop], chosen)
         advance(raw.nbytes)
+    found.largest, found.magnitudes = measures.largest.tolist(), measures.magnitudes
     _refuse_nonfinite(table.name, found)
     if table.action != "drop":
         _refuse_overflow(table, found)
@@ -124,38 +127,37 @@ def survey_table(
     return found
 
 
-def _finite(
-    block: NDArray[np.float32], start: int, rows: TableRows, found: Survey
-) -> NDArray[np.float32]:
-    """The block with values that are not finite set to zero, and counted or noted."""
-    finite = np.isfinite(block)
-    if finite.all():
-        return block
+def _survey_block(
+    raw: NDArray[Any], start: int, rows: TableRows, measures: Measures, found: Survey
+) -> None:
+    """Checksum and measure rows from `start` on, part after part while it is in the cache."""
+    step = max(1, PART_BYTES // rows.tensor.row_bytes // ROWS_PER_BLOCK) * ROWS_PER_BLOCK
+    for at in range(0, len(raw), step):
+        part = raw[at : at + step]
+        found.crc = crc32c(part, found.crc)
+        values = as_float32(part, rows.tensor.dtype)
+        blocks = rows.blocks(start + at, start + at + len(part))
+        if not measures.add(values, blocks):
+            _note_nonfinite(values, start + at, rows, found)
+            measures.add(_finite(values), blocks)
+
+
+def _note_nonfinite(
+    values: NDArray[np.float32], start: int, rows: TableRows, found: Survey
+) -> None:
+    finite = np.isfinite(values)
     if rows.zero_nonfinite:
         found.zeroed += int(np.count_nonzero(~finite))
     else:
         bad = np.flatnonzero(~finite.all(axis=1))
         found.bad_rows += len(bad)
         found.bad += (start + bad[: SHOWN_ROWS - len(found.bad)]).tolist()
-    return np.where(finite, block, np.float32(0))
 
 
-def _measure(
-    block: NDArray[np.float32],
-    tiers: NDArray[np.uint8],
-    stored: tuple[TierPlan, ...],
-    found: Survey,
-) -> None:
-    largest = np.abs(block).max(axis=1)
-    alone = len(stored) == 1
-    for index, tier in enumerate(stored):
-        of_tier = largest if alone else largest[tiers == index]
-        found.largest[index] = max(found.largest[index], float(of_tier.max(initial=0.0)))
-        held = of_tier
-        if tier.encoding.packed and tier.encoding.mode == "affine":
-            held = encode.row_ranges(block if alone else block[tiers == index])
-        exponents = np.frexp(held[held > 0])[1]
-        found.magnitudes[index] += np.bincount(exponents + LOWEST, minlength=BINS)
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values, with zeros for those that are not finite."""
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, np.float32(0))
 
 
 def _refuse_nonfinite(name: str, found: Survey) -> None:

@@ -97,6 +97,7 @@ SHARKSTORE_INLINE void encode_codes(const Group& group, Values<Dim> values, cons
                                     std::uint8_t* codes, std::int64_t stride) {
   unsigned divided = steps.divided;
   for (int r = 0; r < group.count; ++r) {
+    group.fetch(r, values.count());
     const bool unsure =
         multiply_row<Affine>(group.row[r], values, steps, r, codes + r * stride);
     divided |= static_cast<unsigned>(unsure) << r;
@@ -170,6 +171,7 @@ inline void encode_f16(const Source& source, std::uint8_t* out) {
   for (std::int64_t i = 0; i < source.count; i += Group::kRows) {
     const Group group(source, i);
     for (int r = 0; r < group.count; ++r) {
+      if (source.index) group.fetch(r, source.dim);
       std::uint8_t* row = out + (i + r) * 2 * source.dim;
       values.each(group.row[r], Vec::all(0.0f), [&](int j, Vec x, int lanes) SHARKSTORE_LAMBDA {
         std::uint8_t* p = row + 2 * j * Vec::kLanes;
@@ -188,8 +190,10 @@ inline void encode_f32(const Source& source, std::uint8_t* out) {
   }
   for (std::int64_t i = 0; i < source.count; i += Group::kRows) {
     const Group group(source, i);
-    for (int r = 0; r < group.count; ++r)
+    for (int r = 0; r < group.count; ++r) {
+      group.fetch(r, source.dim);
       std::memcpy(out + static_cast<std::size_t>(i + r) * size, group.row[r], size);
+    }
   }
 }
 

@@ -33,30 +33,34 @@ struct Values {
 // As many rows as a vector has lanes, so that what is one number a row is one vector a group.
 struct Group {
   static constexpr int kRows = Vec::kLanes;
-  // rows that are taken out of order are fetched this many groups ahead
+  // groups from one that is worked on to one that is fetched: where rows are picked out or read
+  // twice, the processor does not foresee what comes
   static constexpr int kAhead = 2;
 
   const float* row[kRows];
   int count;  // rows that there are; behind them, the last one stands again
 
-  SHARKSTORE_INLINE Group(const Source& source, std::int64_t first) {
+  SHARKSTORE_INLINE Group(const Source& source, std::int64_t first)
+      : source_(source), ahead_(first + kAhead * kRows) {
     const std::int64_t left = source.count - first;
     count = static_cast<int>(left < kRows ? left : kRows);
     for (int r = 0; r < kRows; ++r) row[r] = at(source, first + (r < count ? r : count - 1));
-    if (source.index) fetch(source, first + kAhead * kRows);
   }
 
+  // Fetches the row that will be in place of row r.
+  SHARKSTORE_INLINE void fetch(int r, int values) const {
+    if (ahead_ + r >= source_.count) return;
+    const float* from = at(source_, ahead_ + r);
+    for (int j = 0; j < values; j += 16) prefetch(from + j);
+  }
+
+ private:
   SHARKSTORE_INLINE static const float* at(const Source& source, std::int64_t i) {
     return source.values + (source.index ? source.index[i] : i) * source.dim;
   }
-  SHARKSTORE_INLINE static void fetch(const Source& source, std::int64_t first) {
-    const std::int64_t last = first + kRows < source.count ? first + kRows : source.count;
-    for (std::int64_t i = first; i < last; ++i) {
-      const float* from = at(source, i);
-      for (int j = 0; j < source.dim; j += 16) prefetch(from + j);
-      prefetch(from + source.dim - 1);
-    }
-  }
+
+  const Source& source_;
+  std::int64_t ahead_;
 };
 
 }  // namespace sharkstore::SHARKSTORE_BACKEND

@@ -45,13 +45,14 @@ std::int64_t each_of_tier(const Block& block, int tier, std::int64_t skip, std::
   std::int64_t held = 0, given = 0;
   for (std::int64_t first = 0; first < block.count && given + held < wanted; first += kBlockRows) {
     std::uint64_t mask = Planes(block, first / kBlockRows).of(tier);
-    for (; mask != 0; mask &= mask - 1) {
-      if (skip > 0) {
-        --skip;
-      } else if (given + held < wanted) {
-        rows[held++] = static_cast<std::uint32_t>(first + __builtin_ctzll(mask));
-      }
+    const int present = __builtin_popcountll(mask);
+    if (skip >= present) {
+      skip -= present;
+      continue;
     }
+    for (; skip > 0; --skip) mask &= mask - 1;
+    for (; mask != 0 && given + held < wanted; mask &= mask - 1)
+      rows[held++] = static_cast<std::uint32_t>(first + __builtin_ctzll(mask));
     if (held + kBlockRows > kRoom) {
       use(rows, held);
       given += held;
