@@ -7,12 +7,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CONSTANT, F16, F32, INT8, PACKED, assert_same_bits, memory_table, padded
+from strategies import (
+    CONSTANT,
+    F16,
+    F32,
+    INT8,
+    PACKED,
+    assert_same_bits,
+    exact_rows,
+    memory_table,
+    padded,
+)
 from views import (
     TIERS,
     check_bags,
     check_lookup,
-    guarded_out,
     make_view,
     some_ids,
     using,
@@ -368,3 +377,142 @@ def test_any_request(request_of):
         with using(backend):
             check_lookup(view, table, ids)
             check_bags(view, table, ids, *how)
+
+
+# --- arrays of another kind ------------------------------------------------------------------
+
+ROWS = exact_rows(200, 6)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """A table of three tiers whose rows come back as they are."""
+    return memory_table(ROWS, [F32, F16, INT8], np.arange(200) % 3)[0]
+
+
+def unaligned(array):
+    off = np.frombuffer(bytearray(1) + array.tobytes(), array.dtype, offset=1)
+    return off.reshape(array.shape)
+
+
+FORMS = {
+    "as it is": lambda a: a,
+    "int32": lambda a: a.astype(np.int32),
+    "every other": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "backwards": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "unaligned": unaligned,
+    "unaligned int32": lambda a: unaligned(a.astype(np.int32)),
+    "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+    "long long": lambda a: a.astype(np.longlong),
+    "list": lambda a: a.tolist(),
+    "torch": torch.tensor,
+    "torch int32": lambda a: torch.tensor(a, dtype=torch.int32),
+    "torch, strided": lambda a: torch.tensor(np.repeat(a, 2, axis=-1))[..., ::2],
+    "subclass": lambda a: a.view(np.recarray),
+}
+
+
+@pytest.mark.parametrize("out", [False, True], ids=["", "out"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_integers_in_any_form_make_lookups_and_bags(table, form, out):
+    ids, offsets = np.arange(40)[::-1].copy(), np.array([0, 3, 3, 39])
+    rows, bags = np.empty((40, 6), np.float32), np.empty((4, 6), np.float32)
+    expected = np.add.reduceat(ROWS[ids], [0, 3, 39]).astype(np.float32)
+    expected = np.insert(expected, 1, 0, axis=0)
+    given = {"out": rows} if out else {}
+    assert_same_bits(table.lookup(form(ids), **given), ROWS[ids])
+    pair = form(ids.reshape(4, 10))
+    assert_same_bits(table.lookup(pair), ROWS[ids].reshape(4, 10, 6))
+    assert_same_bits(table.embedding_bag(pair), ROWS[ids].reshape(4, 10, 6).sum(axis=1))
+    given = {"out": bags} if out else {}
+    for starts in (form(offsets), offsets):
+        assert_same_bits(table.embedding_bag(form(ids), starts, **given), expected)
+    assert_same_bits(table.embedding_bag(ids, form(offsets)), expected)
+    weights = np.full(40, 2, np.float32)
+    for weighted in (weights, unaligned(weights), weights.tolist(), np.repeat(weights, 2)[::2]):
+        got = table.embedding_bag(form(ids), form(offsets), weighted)
+        assert_same_bits(got, expected * np.float32(2))
+
+
+@pytest.mark.parametrize(
+    "ids", [np.arange(3.0), np.arange(3, dtype=">i8"), np.arange(3, dtype=">i4"), np.ones(3, bool)]
+)
+def test_ids_of_another_dtype_are_refused(table, ids):
+    for call in (table.lookup, lambda ids: table.embedding_bag(ids, np.array([0]))):
+        with pytest.raises(DtypeError, match="ids of dtype"):
+            call(ids)
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+def overlapping(ids):
+    """Ids, and an array to write rows into that takes in their memory."""
+    memory = np.zeros(6 * len(ids) * 4, np.uint8)
+    inside = memory[-ids.nbytes :].view(ids.dtype)
+    inside[:] = ids
+    return inside, memory.view(np.float32).reshape(len(ids), 6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_out_over_the_ids_is_refused(table, dtype):
+    ids, out = overlapping(np.arange(4, dtype=dtype))
+    with pytest.raises(ArgumentError, match="shares memory"):
+        table.lookup(ids, out)
+    with pytest.raises(ArgumentError, match="shares memory"):
+        table.embedding_bag(ids, np.arange(4), out=out)
+    np.testing.assert_array_equal(ids, np.arange(4))
+
+
+def test_out_over_offsets_or_weights_is_refused(table):
+    offsets, out = overlapping(np.arange(4))
+    with pytest.raises(ArgumentError, match="shares memory"):
+        table.embedding_bag(np.arange(4), offsets, out=out)
+    weights, out = overlapping(np.ones(4, np.float32))
+    with pytest.raises(ArgumentError, match="shares memory"):
+        table.embedding_bag(np.arange(4), np.arange(4), weights, out=out)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (frozen(np.empty((4, 6), np.float32)), ArgumentError, "writable"),
+        (unaligned(np.empty((4, 6), np.float32)), ArgumentError, "aligned"),
+        (np.empty((6, 4), np.float32).T, ArgumentError, "C-contiguous"),
+        (np.empty((4, 12), np.float32)[:, ::2], ArgumentError, "C-contiguous"),
+        (np.empty((4, 6), np.float64), DtypeError, "got float64"),
+        (np.empty((4, 6), np.int32), DtypeError, "got int32"),
+        (np.empty((4, 6), ">f4"), DtypeError, "got >f4"),
+        (np.empty((5, 6), np.float32), ArgumentError, "wrong shape"),
+        (np.empty((4, 5), np.float32), ArgumentError, "wrong shape"),
+        (np.empty(24, np.float32), ArgumentError, "wrong shape"),
+        (np.empty((2, 2, 6), np.float32), ArgumentError, "wrong shape"),
+        (torch.empty((4, 6)), DtypeError, "got Tensor"),
+    ],
+)
+def test_out_that_does_not_fit_is_refused(table, out, error, message):
+    for call in (
+        lambda: table.lookup(np.arange(4), out),
+        lambda: table.lookup([0, 1, 2, 3], out),
+        lambda: table.embedding_bag(np.arange(4), np.arange(4), out=out),
+        lambda: table.embedding_bag(np.arange(4).reshape(4, 1), out=out),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_native_calls_leave_other_arrays_to_python():
+    _, native = sample("3 tiers", 200, 6)
+    out = np.empty((4, 6), np.float32)
+    for ids in (np.arange(8)[::2], unaligned(np.arange(4)), np.arange(4.0), [0, 1, 2, 3], None):
+        assert native.lookup(ids, out) is NotImplemented
+        assert native.embedding_bag(ids, np.arange(4), None, False, 0, -1, out) is NotImplemented
+    for other in (frozen(out.copy()), unaligned(out), out[:3], out.T, None):
+        assert native.lookup(np.arange(4), other) is NotImplemented
+    ids = np.arange(4)
+    for offsets in (np.arange(5), np.arange(4, dtype=np.int32), np.arange(8)[::2], [0, 1, 2, 3]):
+        assert native.embedding_bag(ids, offsets, None, False, 0, -1, out) is NotImplemented
+    for weights in (np.ones(3, np.float32), np.ones(4), np.ones((4, 1), np.float32), [1] * 4):
+        assert native.embedding_bag(ids, ids, weights, False, 0, -1, out) is NotImplemented
