@@ -103,7 +103,7 @@ def _fill_rowmap(task: ChunkTask, inputs: Inputs, chunk: Chunk) -> None:
     rowmap = inputs.rows[task.owner].rowmap
     assert rowmap is not None
     first, last = task.slots
-    chunk.put(np.asarray(rowmap[first:last]))
+    chunk.put(rowmap[first:last])
 
 
 def _fill_dense(task: ChunkTask, inputs: Inputs, chunk: Chunk) -> None:

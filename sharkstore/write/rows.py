@@ -56,7 +56,7 @@ class TableRows:
         """Row-map blocks of rows `start` (a multiple of 64) to `stop`; None with one tier."""
         if self.rowmap is None:
             return None
-        return np.asarray(self.rowmap[start // ROWS_PER_BLOCK : -(-stop // ROWS_PER_BLOCK)])
+        return self.rowmap[start // ROWS_PER_BLOCK : -(-stop // ROWS_PER_BLOCK)]
 
     def tiers(self, start: int, stop: int) -> U8:
         """Tiers of rows `start` (a multiple of 64) to `stop`: uint8 (n,)."""

@@ -105,7 +105,7 @@ def _rank(
             with reported(path):
                 write_ranks(path, table.rows, counts, priorities[table.name], advance)
             width = ROWMAP_BLOCK_BYTES[planes_for(len(table.tiers))]
-            rowmap = np.memmap(path, np.uint8, mode="r").reshape(-1, width)
+            rowmap = np.asarray(np.memmap(path, np.uint8, mode="r")).reshape(-1, width)
         zero = plan.nonfinite == "zero"
         rows[table.name] = TableRows(source, tensors[table.name], rowmap, zero)
     return rows

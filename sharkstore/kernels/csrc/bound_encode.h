@@ -4,14 +4,24 @@
 #include <cmath>
 
 #include "bound_table.h"
+#include "unlocked.h"
 
 namespace sharkstore {
+
+// The memory of a C-contiguous array, for as long as this lives.
+class Held : public Buffer {
+ public:
+  explicit Held(nb::handle object, int flags = 0) { get(object.ptr(), flags); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() { release(); }
+};
 
 // Rows float32 (n, dim), and with them blocks of the row map, uint8 (ceil(n / 64), 16 | 32 | 64).
 class BoundRows {
  public:
   BoundRows(nb::handle rows, nb::handle rowmap)
-      : values_(rows, PyBUF_C_CONTIGUOUS), rowmap_(rowmap, PyBUF_C_CONTIGUOUS) {
+      : values_(rows), rowmap_(rowmap) {
     if (!values_.floats() || values_.dimensions() != 2 || values_.length(1) < 1 ||
         values_.length(1) > 4096 || values_.length(0) >= std::int64_t{1} << 32)
       throw nb::value_error("rows must be float32 (n, dim) of 1 to 4096 values");
@@ -35,7 +45,7 @@ class BoundRows {
     block_.rowmap = rowmap_.data<std::uint8_t>();
   }
 
-  Buffer values_, rowmap_;
+  Held values_, rowmap_;
   Block block_;
 };
 
@@ -55,12 +65,12 @@ inline void check_stored(const Buffer& out, const Code& code, const BoundRows& r
 inline void bound_encode(int kind, int exponent, nb::handle rows, nb::handle out) {
   const Code code = code_of(kind, exponent);
   const BoundRows from(rows, nb::none());
-  const Buffer to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  const Held to(out, PyBUF_WRITABLE);
   check_stored(to, code, from);
   const Block& block = from.block();
   if (to.length(0) != block.count) throw nb::value_error("out must have as many rows");
   const Backend& kernels = *current_backend();
-  nb::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   kernels.encode(code, {block.values, nullptr, block.count, block.dim}, to.data<std::uint8_t>());
 }
 
@@ -69,11 +79,11 @@ inline std::int64_t bound_encode_tier(int kind, int exponent, nb::handle rows, n
                                       int tier, std::int64_t skip, nb::handle out) {
   const Code code = code_of(kind, exponent);
   const BoundRows from(rows, rowmap);
-  const Buffer to(out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  const Held to(out, PyBUF_WRITABLE);
   check_stored(to, code, from);
   if (tier < 0 || tier >= kMaxTiers || skip < 0) throw nb::value_error("tier out of range");
   const Backend& kernels = *current_backend();
-  nb::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   return kernels.encode_tier(code, from.block(), tier, skip, to.length(0),
                              to.data<std::uint8_t>());
 }
@@ -83,8 +93,8 @@ inline std::int64_t bound_encode_tier(int kind, int exponent, nb::handle rows, n
 inline bool bound_measure(nb::handle rows, nb::handle rowmap, std::uint32_t ranged,
                           nb::handle largest, nb::handle magnitudes) {
   const BoundRows from(rows, rowmap);
-  const Buffer top(largest, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-  const Buffer bins(magnitudes, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  const Held top(largest, PyBUF_WRITABLE);
+  const Held bins(magnitudes, PyBUF_WRITABLE);
   if (!top.floats() || top.dimensions() != 1 || top.count() > kMaxTiers || top.count() < 1 ||
       !bins.holds("lq", 8) || bins.dimensions() != 2 || bins.length(0) != top.count() ||
       bins.length(1) != kExponents)
@@ -93,7 +103,7 @@ inline bool bound_measure(nb::handle rows, nb::handle rowmap, std::uint32_t rang
   Measures found;
   bool finite;
   {
-    nb::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     finite = kernels.measure(from.block(), ranged, found);
   }
   for (std::int64_t t = 0; finite && t < top.count(); ++t) {
