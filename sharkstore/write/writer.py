@@ -6,6 +6,8 @@ which of them is ahead.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import queue
 import threading
@@ -25,7 +27,9 @@ from sharkstore.write.files import reported, write_all
 
 U8 = NDArray[np.uint8]
 # one write of this size lets the file system lay out whole huge pages
-WRITE_BYTES = 32 << 20
+WRITE_BYTES = 16 << 20
+# what direct writes are multiples of, on every disk in use
+DIRECT_BYTES = 4 << 10
 # summed right after it was filled: with what it was made from it stays in a core's own cache
 PART_BYTES = 256 << 10
 BUFFERS = 2
@@ -120,16 +124,37 @@ class ChunkWriter:
             os.makedirs(os.path.dirname(piece.path), exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._file = os.open(piece.path, flags, 0o666)
-        write_all(self._file, piece.data)
+        whole = len(piece.data) // DIRECT_BYTES * DIRECT_BYTES
+        if whole >= HUGE_PAGE:
+            write_directly(self._file, piece.data[:whole])
+        else:
+            write_all(self._file, piece.data[:whole])
+        write_all(self._file, piece.data[whole:])
         if piece.trailer is None:
             return
         write_all(self._file, np.frombuffer(piece.trailer, np.uint8))
         os.fsync(self._file)
         if os.lseek(self._file, 0, os.SEEK_CUR) >= HUGE_PAGE and hasattr(os, "posix_fadvise"):
-            # dropped pages come back as huge ones when the file is mapped
+            # what was not written directly: dropped pages come back as huge ones when mapped
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
         descriptor, self._file = self._file, -1
         os.close(descriptor)
+
+
+def write_directly(descriptor: int, data: U8) -> None:
+    """Write past the page cache where the system can: no copy, and the disk works at once.
+
+    Args:
+        data: whole pages in memory, to go to whole pages of the file.
+    """
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    written = 0
+    with contextlib.suppress(OSError):  # of a file system that can't; else the next write tells
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | getattr(os, "O_DIRECT", 0))
+        while written < len(data):
+            written += os.write(descriptor, data[written:].data)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    write_all(descriptor, data[written:])
 
 
 class Chunk:
@@ -193,7 +218,14 @@ class Chunk:
 
     def _hand_over(self, trailer: bytes | None) -> None:
         buffer = self._writer.buffer() if self._buffer is None else self._buffer
-        data = buffer[: self._filled]
-        self._writer.write(_Piece(self._path, buffer, data, self._first, trailer))
-        self._advance(self._filled)
-        self._first, self._buffer, self._filled = False, None, 0
+        whole = self._filled
+        self._buffer, self._filled = None, 0
+        if trailer is None and whole > DIRECT_BYTES:
+            # pieces end with a page; what is over begins the next one
+            over = buffer[whole - whole % DIRECT_BYTES : whole]
+            whole -= len(over)
+            self._buffer, self._filled = self._writer.buffer(), len(over)
+            self._buffer[: len(over)] = over
+        self._writer.write(_Piece(self._path, buffer, buffer[:whole], self._first, trailer))
+        self._advance(whole)
+        self._first = False

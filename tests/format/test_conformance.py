@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus import CORPUS, cases
+from views import using
 
 import sharkstore
 import sharkstore.kernels as kernels
@@ -76,13 +77,21 @@ def test_verify_finds_each_defect(path: Path):
     assert bool(quickly) == told["quick_finds"]
 
 
+ENCODERS = ["reference", *kernels.backends()]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_vectors_encode_and_decode_bit_for_bit(path: Path):
+def test_vectors_encode_and_decode_bit_for_bit(path: Path, encoder: str):
     for case in json.loads(path.read_text()):
         rows = rows_of(case["rows"], case["dim"])
         encoding = fitted(parse_encoding(case["encoding"]), float(np.abs(rows).max()))
         assert encoding.scale_exponent == case["scale_exponent"], case["what"]
-        stored = kernels.encode_rows(encoding, rows)
+        if encoder == "reference":
+            stored = reference.encode_rows(encoding, rows)
+        else:
+            with using(encoder):
+                stored = kernels.encode_rows(encoding, rows)
         assert [row.tobytes().hex() for row in stored] == case["stored"], case["what"]
         decoded = kernels.decode_rows(encoding, stored, case["dim"])
         assert [row.tobytes().hex() for row in decoded] == case["decoded"], case["what"]

@@ -78,7 +78,7 @@ BY_HAND = [
 
 @pytest.mark.parametrize(("encoding", "row", "stored", "decoded"), BY_HAND)
 def test_bytes_computed_by_hand(encoding, row, stored, decoded):
-    encoded = kernels.encode_rows(encoding, np.array([row], np.float32))
+    encoded = reference.encode_rows(encoding, np.array([row], np.float32))
     assert encoded.tobytes() == bytes.fromhex(stored)
     expected = np.array([row if decoded is None else decoded], np.float32)
     assert_same_bits(kernels.decode_rows(encoding, encoded, len(row)), expected)
@@ -114,14 +114,14 @@ def test_damaged_scales_decode_without_a_warning(encoding):
 @pytest.mark.parametrize("encoding", [F32, F16, *PACKED], ids=str)
 def test_encoding_a_block_equals_encoding_its_rows_one_by_one(encoding, dim):
     rows = np.concatenate(list(kinds_of_rows(dim).values()))
-    whole = kernels.encode_rows(fitted(encoding, 60000), rows)
-    single = [kernels.encode_rows(fitted(encoding, 60000), row[None]) for row in rows]
+    whole = reference.encode_rows(fitted(encoding, 60000), rows)
+    single = [reference.encode_rows(fitted(encoding, 60000), row[None]) for row in rows]
     np.testing.assert_array_equal(whole, np.concatenate(single))
 
 
 @pytest.mark.parametrize("encoding", [F32, F16, *PACKED], ids=str)
 def test_no_rows_encode_to_no_rows(encoding):
-    stored = kernels.encode_rows(encoding, np.empty((0, 5), np.float32))
+    stored = reference.encode_rows(encoding, np.empty((0, 5), np.float32))
     assert stored.shape == (0, encoding.row_bytes(5))
     assert kernels.decode_rows(encoding, stored, 5).shape == (0, 5)
 
@@ -139,7 +139,7 @@ def stored_head(encoding, stored):
 def test_symmetric_values_are_within_half_a_step(encoding, kind, dim):
     rows = kinds_of_rows(dim)[kind]
     encoding = fitted(encoding, float(np.abs(rows).max()))
-    stored = kernels.encode_rows(encoding, rows)
+    stored = reference.encode_rows(encoding, rows)
     decoded = kernels.decode_rows(encoding, stored, dim)
     step, _ = stored_head(encoding, stored)
     half_step = step * (0.5 + 2 * 128 * FLOAT32_HALF_UNIT)  # quotient and product are rounded
@@ -154,7 +154,7 @@ def test_symmetric_values_are_within_half_a_step(encoding, kind, dim):
 def test_symmetric_error_is_a_254th_of_the_largest_value(encoding, kind, dim):
     rows = kinds_of_rows(dim)[kind]
     encoding = fitted(encoding, float(np.abs(rows).max()))
-    decoded = kernels.decode_rows(encoding, kernels.encode_rows(encoding, rows), dim)
+    decoded = kernels.decode_rows(encoding, reference.encode_rows(encoding, rows), dim)
     # the step is the largest value / 127, rounded to a float16 that is normal in these rows
     largest = np.abs(rows).max(axis=1, keepdims=True).astype(np.float64)
     bound = largest / 254 * (1 + FLOAT16_HALF_UNIT) * (1 + 2**-14)
@@ -168,7 +168,7 @@ def test_affine_values_are_within_half_a_step_and_the_rounding_of_bias_and_scale
     encoding, kind, dim
 ):
     rows = kinds_of_rows(dim)[kind]
-    decoded = kernels.decode_rows(encoding, kernels.encode_rows(encoding, rows), dim)
+    decoded = kernels.decode_rows(encoding, reference.encode_rows(encoding, rows), dim)
     exact = rows.astype(np.float64)
     low, high = exact.min(axis=1), exact.max(axis=1)
     part = FLOAT16_HALF_UNIT if encoding.scale_dtype == "float16" else FLOAT32_HALF_UNIT
@@ -186,7 +186,7 @@ def test_affine_values_are_within_half_a_step_and_the_rounding_of_bias_and_scale
 @pytest.mark.parametrize("kind", KINDS)
 def test_f16_values_are_within_half_a_unit(kind):
     rows = kinds_of_rows(17)[kind]
-    decoded = kernels.decode_rows(F16, kernels.encode_rows(F16, rows), 17)
+    decoded = kernels.decode_rows(F16, reference.encode_rows(F16, rows), 17)
     bound = np.maximum(np.abs(rows) * FLOAT16_HALF_UNIT, SUBNORMAL_HALF_UNIT["float16"])
     assert (np.abs(rows - decoded) <= bound).all()
 
@@ -195,14 +195,14 @@ def test_f16_values_are_within_half_a_unit(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_rows_come_back_bit_for_bit(encoding, kind):
     rows = kinds_of_rows(17)[kind]
-    assert_same_bits(kernels.decode_rows(encoding, kernels.encode_rows(encoding, rows), 17), rows)
+    assert_same_bits(kernels.decode_rows(encoding, reference.encode_rows(encoding, rows), 17), rows)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("encoding", PACKED, ids=str)
 def test_zero_rows_are_zero_bytes_and_come_back_as_plus_zero(encoding, sign):
     zeros = np.copysign(np.zeros((2, 5), np.float32), sign)
-    stored = kernels.encode_rows(encoding, zeros)
+    stored = reference.encode_rows(encoding, zeros)
     assert not stored.any()
     assert_same_bits(kernels.decode_rows(encoding, stored, 5), np.zeros((2, 5), np.float32))
 
@@ -210,7 +210,7 @@ def test_zero_rows_are_zero_bytes_and_come_back_as_plus_zero(encoding, sign):
 @pytest.mark.parametrize("encoding", AFFINE, ids=str)
 def test_equal_values_come_back_as_their_bias(encoding):
     rows = np.repeat(np.array([[0.1], [-7.3], [1000.1]], np.float32), 9, axis=1)
-    decoded = kernels.decode_rows(encoding, kernels.encode_rows(encoding, rows), 9)
+    decoded = kernels.decode_rows(encoding, reference.encode_rows(encoding, rows), 9)
     np.testing.assert_allclose(decoded, rows, rtol=FLOAT16_HALF_UNIT)
 
 
@@ -219,7 +219,7 @@ def test_equal_values_come_back_as_their_bias(encoding):
 def test_ends_of_float32_stay_finite_and_keep_their_sign(encoding, largest):
     rows = np.array([[largest, -largest, 0]], np.float32)
     encoding = fitted(encoding, largest)
-    decoded = kernels.decode_rows(encoding, kernels.encode_rows(encoding, rows), 3)
+    decoded = kernels.decode_rows(encoding, reference.encode_rows(encoding, rows), 3)
     assert np.isfinite(decoded).all()
     assert ((decoded == 0) | (np.sign(decoded) == np.sign(rows))).all()
 
@@ -227,7 +227,7 @@ def test_ends_of_float32_stay_finite_and_keep_their_sign(encoding, largest):
 def test_a_row_far_smaller_than_its_tier_is_never_worse_than_zero():
     rows = np.float32(10.0) ** -np.arange(0, 40, dtype=np.float32)[:, None]
     encoding = fitted(INT8, 1.0)
-    decoded = kernels.decode_rows(encoding, kernels.encode_rows(encoding, rows), 1)
+    decoded = kernels.decode_rows(encoding, reference.encode_rows(encoding, rows), 1)
     assert (np.abs(rows - decoded) <= rows).all()
 
 
@@ -322,7 +322,7 @@ def table_of(tiers, planes):
     """A table of 2 ** planes tiers; each row holds its own id."""
     ids = np.arange(len(tiers), dtype=np.float32)[:, None]
     held = [
-        kernels.Tier(F32, int((tiers == t).sum()), kernels.encode_rows(F32, ids[tiers == t]))
+        kernels.Tier(F32, int((tiers == t).sum()), reference.encode_rows(F32, ids[tiers == t]))
         for t in range(2**planes)
     ]
     rowmap = kernels.build_rowmap(tiers, planes)
@@ -371,7 +371,7 @@ def test_more_ids_than_a_block_are_looked_up():
 def test_pooling_by_blocks_equals_pooling_at_once(mode, lengths):
     rows = random_rows(40, 3)
     view = kernels.TableView(
-        40, 3, [kernels.Tier(F32, 40, kernels.encode_rows(F32, rows))], None, rows[0]
+        40, 3, [kernels.Tier(F32, 40, reference.encode_rows(F32, rows))], None, rows[0]
     )
     offsets = np.cumsum([0, *lengths])
     ids = np.random.default_rng(len(lengths)).integers(40, size=offsets[-1])

@@ -1,4 +1,4 @@
-"""Chunk files, and the step that makes a store appear."""
+"""Documents, and the step that makes a store appear."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 
-import google_crc32c
 import numpy as np
 import pytest
 from checkpoints import contents, names
@@ -18,7 +17,7 @@ from sharkstore.errors import DestinationError, WriteError
 from sharkstore.format import zarr3
 from sharkstore.format.metadata import BLANK_DIGEST
 from sharkstore.write import files
-from sharkstore.write.files import Destination, write_chunk, write_document
+from sharkstore.write.files import Destination, write_document
 
 HOLDER = """
 import os, sys
@@ -28,21 +27,6 @@ with Destination(sys.argv[1], overwrite=False) as place:
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
-def blocks(raw, *cuts):
-    """Bytes as uint8 blocks, cut at these places."""
-    return np.split(np.frombuffer(raw, np.uint8), cuts)
-
-
-def write(path, parts, chunk_bytes):
-    done = []
-    crc = write_chunk(str(path), parts, chunk_bytes, done.append)
-    return crc, done
-
-
-def noise(length):
-    return np.random.default_rng(length).bytes(length)
 
 
 def commit(path, text, *, overwrite=False):
@@ -63,59 +47,6 @@ def holder(tmp_path):
         assert process.stdout.readline() == b"held\n"
         yield process
         process.kill()
-
-
-# --- chunks ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("buffer", [1, 7, 64, 100, 1 << 20])
-@pytest.mark.parametrize("cuts", [(), (1,), (10, 11, 64), (100,), (0, 50, 50)])
-def test_a_chunk_is_its_blocks_and_their_crc32c(tmp_path, monkeypatch, buffer, cuts):
-    monkeypatch.setattr(files, "WRITE_BYTES", buffer)
-    raw = noise(100)
-    crc, _ = write(tmp_path / "chunk", blocks(raw, *cuts), 100)
-    assert crc == google_crc32c.value(raw)
-    assert (tmp_path / "chunk").read_bytes() == raw + crc.to_bytes(4, "little")
-
-
-@pytest.mark.parametrize("buffer", [1, 7, 64, 128, 1 << 20])
-@pytest.mark.parametrize("length", [0, 1, 64, 99, 100])
-def test_a_chunk_is_padded_with_zeros_that_its_crc32c_covers(tmp_path, monkeypatch, buffer, length):
-    monkeypatch.setattr(files, "WRITE_BYTES", buffer)
-    raw = noise(length)
-    crc, _ = write(tmp_path / "chunk", blocks(raw), 128)
-    padded = raw.ljust(128, b"\0")
-    assert crc == google_crc32c.value(padded)
-    assert (tmp_path / "chunk").read_bytes() == padded + crc.to_bytes(4, "little")
-
-
-def test_blocks_of_rows_are_written_row_by_row(tmp_path):
-    rows = np.arange(12, dtype=np.uint8).reshape(4, 3)
-    write(tmp_path / "chunk", [rows[:1], rows[1:]], 12)
-    assert (tmp_path / "chunk").read_bytes()[:12] == bytes(range(12))
-
-
-def test_a_chunk_of_whole_huge_pages_is_written(tmp_path):
-    raw = noise(files.HUGE_PAGE)
-    write(tmp_path / "chunk", blocks(raw, 5000), len(raw))
-    assert (tmp_path / "chunk").read_bytes()[:-4] == raw
-
-
-def test_progress_is_told_of_every_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "WRITE_BYTES", 48)
-    _, done = write(tmp_path / "chunk", blocks(noise(100)), 128)
-    assert done == [48, 48, 32, 4]
-
-
-def test_folders_of_a_chunk_are_made(tmp_path):
-    write(tmp_path / "a" / "c" / "0", blocks(b"x"), 1)
-    assert (tmp_path / "a" / "c" / "0").exists()
-
-
-def test_a_refused_write_is_told_with_the_path(tmp_path):
-    (tmp_path / "a").write_text("a file where a folder must be")
-    with pytest.raises(WriteError, match="a/0: can't write: "):
-        write(tmp_path / "a" / "0", blocks(b"x"), 1)
 
 
 def test_a_full_disk_is_told_with_the_remedy():

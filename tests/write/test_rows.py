@@ -1,15 +1,15 @@
-"""Rows out of a checkpoint: by tier and slot, whatever the blocks."""
+"""Rows out of a checkpoint: encoded by tier and slot, whatever the blocks."""
 
 import numpy as np
 import pytest
 from checkpoints import bfloat16, save
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import random_rows
+from strategies import F16, F32, PACKED, random_rows
 
 from sharkstore.encodings import planes_for
 from sharkstore.errors import StatsError
-from sharkstore.kernels import build_rowmap
+from sharkstore.kernels import build_rowmap, reference
 from sharkstore.readers.safetensors import SafetensorsFile
 from sharkstore.tensors import Tensor
 from sharkstore.write import rows as module
@@ -33,8 +33,31 @@ def table(source, name, tiers=None, count=1, *, zero=False):
     return TableRows(source, source.tensors[name], rowmap, zero)
 
 
-def taken(rows, tier, first, last):
-    return np.concatenate([np.empty((0, 3), np.float32), *rows.of_tier(tier, first, last)])
+class Parts:
+    """Takes stored rows in, some at a time."""
+
+    def __init__(self, most=100):
+        self.most = most
+        self.raw = b""
+
+    def room(self, row_bytes):
+        self.open = np.full((self.most, row_bytes), 0xA5, np.uint8)
+        return self.open
+
+    def done(self, filled):
+        self.raw += self.open.tobytes()[:filled]
+
+
+def taken(rows, tier, first, last, encoding=F32, most=100):
+    """Rows of a tier, stored: uint8 (n, row bytes)."""
+    out = Parts(most)
+    rows.encode(encoding, tier, first, last, out)
+    row_bytes = encoding.row_bytes(rows.tensor.shape[1])
+    return np.frombuffer(out.raw, np.uint8).reshape(-1, row_bytes)
+
+
+def values(rows, tier, first, last, most=100):
+    return taken(rows, tier, first, last, most=most).view(np.float32)
 
 
 @st.composite
@@ -52,19 +75,23 @@ def slots(draw):
     return tiers, count, tier, first, last
 
 
-@given(case=slots(), block_bytes=st.sampled_from([1, 2000, 1 << 22]))
-def test_a_range_of_slots_is_that_of_the_rows_picked_out(source, case, block_bytes):
+@given(
+    case=slots(),
+    block_bytes=st.sampled_from([1, 2000, 1 << 22]),
+    most=st.sampled_from([1, 7, 64, 1000]),
+)
+def test_a_range_of_slots_is_that_of_the_rows_picked_out(source, case, block_bytes, most):
     tiers, count, tier, first, last = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_BYTES", block_bytes)
-        got = taken(table(source, "f32", tiers, count), tier, first, last)
+        got = values(table(source, "f32", tiers, count), tier, first, last, most)
     np.testing.assert_array_equal(got, VALUES[tiers == tier][first:last])
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 1000), (0, 0), (1, 999), (64, 128), (700, 701)])
 def test_slots_of_one_tier_are_rows(source, monkeypatch, first, last):
     monkeypatch.setattr(module, "BLOCK_BYTES", 1)
-    np.testing.assert_array_equal(taken(table(source, "f32"), 0, first, last), VALUES[first:last])
+    np.testing.assert_array_equal(values(table(source, "f32"), 0, first, last), VALUES[first:last])
 
 
 @pytest.mark.parametrize("name", ["f64", "f16", "bf16"])
@@ -74,9 +101,17 @@ def test_every_float_dtype_comes_as_float32(source, name):
         "f16": VALUES.astype(np.float16).astype(np.float32),
         "bf16": (VALUES.view(np.uint32) & 0xFFFF0000).view(np.float32),
     }[name]
-    got = taken(table(source, name), 0, 0, 1000)
-    assert got.dtype == np.float32
+    got = values(table(source, name), 0, 0, 1000)
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["f32", "f64", "f16", "bf16"])
+@pytest.mark.parametrize("encoding", [F16, *PACKED], ids=str)
+def test_rows_are_encoded_as_by_the_reference(source, name, encoding):
+    tiers = np.arange(1000, dtype=np.uint8) % 3
+    rows = table(source, name, tiers, 3)
+    expected = reference.encode_rows(encoding, values(rows, 2, 10, 300))
+    np.testing.assert_array_equal(taken(rows, 2, 10, 300, encoding), expected)
 
 
 def test_blocks_are_whole_blocks_of_the_row_map_of_about_4_mib(source):
@@ -84,14 +119,14 @@ def test_blocks_are_whole_blocks_of_the_row_map_of_about_4_mib(source):
 
 
 def test_values_that_are_not_finite_become_zero_when_asked(source):
-    (rows,) = table(source, "bad", zero=True).of_tier(0, 0, 4)
+    rows = values(table(source, "bad", zero=True), 0, 0, 4)
     expected = random_rows(4, 2)
     expected[1, 0] = expected[2, 1] = expected[3, 0] = 0
     np.testing.assert_array_equal(rows, expected)
 
 
 def test_values_that_are_not_finite_stay_when_not_asked(source):
-    (rows,) = table(source, "bad").of_tier(0, 0, 4)
+    rows = values(table(source, "bad"), 0, 0, 4)
     assert np.count_nonzero(~np.isfinite(rows)) == 3
 
 
@@ -107,8 +142,7 @@ def test_a_row_of_any_length_is_read_in_pieces(monkeypatch):
     assert np.array_equal(np.concatenate(got), np.arange(200))
 
 
-def test_a_tier_with_fewer_rows_than_told_ends_in_an_error():
-    rowmap = build_rowmap(np.zeros(100, np.uint8), 1)
-    rows = module.TableRows(None, Tensor("w", (100, 4), "float32"), rowmap)
+def test_a_tier_with_fewer_rows_than_told_ends_in_an_error(source):
+    rows = table(source, "f32", np.zeros(1000, np.uint8), 2)
     with pytest.raises(StatsError, match="changed"):
-        list(rows.of_tier(1, 0, 1))
+        taken(rows, 1, 0, 1)
