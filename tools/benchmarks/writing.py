@@ -18,7 +18,7 @@ from benchmarks.check import WrongAnswerError
 from benchmarks.report import Result
 from benchmarks.timing import Claim, Contender, Effort, measure
 from sharkstore.format.layout import CHUNK_TARGET
-from sharkstore.write.files import write_chunk
+from sharkstore.write.writer import ChunkWriter
 
 DIM = 64
 CHUNK_ROWS = CHUNK_TARGET // (4 * DIM)
@@ -60,9 +60,12 @@ def _writers(array: F32, folder: Path) -> Iterator[tuple[str, Write, str]]:
 
 def _ours(array: F32, place: Path) -> None:
     raw = array.view(np.uint8)
-    for index, start in enumerate(range(0, len(array), CHUNK_ROWS)):
-        block = raw[start : start + CHUNK_ROWS]
-        write_chunk(str(place / f"c/{index}/0"), iter([block]), block.nbytes, lambda _: None)
+    with ChunkWriter(4 * DIM * CHUNK_ROWS) as writer:
+        for index, start in enumerate(range(0, len(array), CHUNK_ROWS)):
+            block = raw[start : start + CHUNK_ROWS]
+            chunk = writer.chunk(str(place / f"c/{index}/0"), block.nbytes, lambda _: None)
+            chunk.put(block)
+            chunk.close()
 
 
 def _zarr(array: F32, place: Path) -> None:
