@@ -116,9 +116,10 @@ def test_huge_arrays_start_on_a_huge_page():
 @pytest.mark.parametrize("branching", [True, False])
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("mapped", [True, False])
-def test_the_floor_gathers_every_row(source, branching, stream, mapped):
+@pytest.mark.parametrize("cache", [1, 2])
+def test_the_floor_gathers_every_row(source, branching, stream, mapped, cache):
     store = Ours(source.store("f32=10%,int8=rest"))
-    setting = floor.Setting(branching, stream, ahead=64)
+    setting = floor.Setting(branching, stream, ahead=64, cache=cache)
     low = floor.Floor(store.view, source.folder, SHORT)
     for shape in ("lookup", "bag"):
         # a cache's worth of ids, and fewer than the floor looks ahead
