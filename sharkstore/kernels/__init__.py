@@ -13,6 +13,7 @@ from sharkstore.kernels.native import (
     backend,
     backends,
     bind,
+    build_rowmap,
     encode_rows,
     encode_tier,
     measure_rows,
@@ -26,7 +27,7 @@ from sharkstore.kernels.reference import (
     scale_exponent,
     stored_scales,
 )
-from sharkstore.kernels.rowmap import build_rowmap, rowmap_counters, rowmap_tiers
+from sharkstore.kernels.rowmap import rowmap_counters, rowmap_tiers
 
 __all__ = [
     "POOLS",

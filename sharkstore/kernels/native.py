@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
-from sharkstore.encodings import Encoding
+from sharkstore.encodings import ROWMAP_BLOCK_BYTES, ROWS_PER_BLOCK, Encoding
 from sharkstore.errors import ArgumentError
 from sharkstore.kernels import _native
 from sharkstore.kernels.reference import F32, I64, U8, TableView
@@ -134,6 +135,24 @@ def measure_rows(rows: F32, rowmap: U8 | None, ranged: int, largest: F32, magnit
     """
     _chosen()
     return _native.measure(rows, rowmap, ranged, largest, magnitudes)
+
+
+def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
+    """Row-map blocks of consecutive rows.
+
+    Args:
+        tiers: uint8 (n,), each row's tier, below 2 ** planes; the first row starts a block.
+        planes: 1, 2 or 3.
+        counts: rows of each tier before the first row; zeros when left out.
+
+    Returns:
+        uint8 (ceil(n / 64), 16 | 32 | 64).
+    """
+    before = np.zeros(2**planes, np.uint32)
+    before[: len(counts)] = counts
+    out = np.empty((-(-len(tiers) // ROWS_PER_BLOCK), ROWMAP_BLOCK_BYTES[planes]), np.uint8)
+    _native.build_rowmap(np.ascontiguousarray(tiers), planes, before, out)
+    return out
 
 
 def _kind(encoding: Encoding) -> int:

@@ -17,7 +17,6 @@ import sharkstore.kernels as kernels
 from sharkstore.encodings import planes_for
 
 Advance = Callable[[int], None]
-U64 = NDArray[np.uint64]
 BLOCK = 1 << 18
 DIGIT = 16
 
@@ -56,9 +55,9 @@ def write_ranks(
             before += np.bincount(tiers, minlength=len(counts))
 
 
-def passes(tiers: int) -> int:
+def passes(tiers: int, dtype: np.dtype[Any]) -> int:
     """How often priorities are read to rank rows into so many tiers."""
-    return 1 + 4 * (tiers - 1)
+    return 1 + key_dtype(dtype).itemsize // 2 * (tiers - 1)
 
 
 def tiers_by_row(
@@ -75,29 +74,31 @@ def tiers_by_row(
             yield np.searchsorted(ends, ids, side="right").astype(np.uint8)
         return
     boundaries = [find_boundary(priority, int(end), advance) for end in ends]
+    key = key_dtype(priority.dtype).type
     seen = [0] * len(boundaries)
     for keys in key_blocks(priority, advance):
         tiers = np.full(len(keys), len(boundaries), np.uint8)
         for index, boundary in enumerate(boundaries):
-            equal = keys == np.uint64(boundary.key)
-            nth = np.cumsum(equal) + seen[index]
-            tiers -= (keys > np.uint64(boundary.key)) | (equal & (nth <= boundary.ties))
-            seen[index] += int(np.count_nonzero(equal))
+            tiers -= keys > key(boundary.key)
+            equal = np.flatnonzero(keys == key(boundary.key))
+            tiers[equal[: max(0, boundary.ties - seen[index])]] -= np.uint8(1)
+            seen[index] += len(equal)
         yield tiers
 
 
 def find_boundary(priority: NDArray[Any], k: int, advance: Advance = nobody) -> Boundary:
-    """Where the k rows of highest priority end: exact, in four passes of 16 bits."""
+    """Where the k rows of highest priority end: exact, in a pass for every 16 bits of a key."""
+    bits = 8 * key_dtype(priority.dtype).itemsize
     if k == 0:
-        return Boundary(2**64 - 1, 0)
+        return Boundary(2**bits - 1, 0)
     prefix, wanted = 0, k
-    for shift in (48, 32, 16, 0):
+    for shift in range(bits - DIGIT, -1, -DIGIT):
         histogram = np.zeros(1 << DIGIT, np.int64)
         for keys in key_blocks(priority, advance):
-            if shift < 48:
-                keys = keys[keys >> np.uint64(shift + DIGIT) == np.uint64(prefix)]  # noqa: PLW2901
-            digits = (keys >> np.uint64(shift)) & np.uint64(0xFFFF)
-            histogram += np.bincount(digits.astype(np.int64), minlength=1 << DIGIT)
+            if shift < bits - DIGIT:
+                keys = keys[keys >> keys.dtype.type(shift + DIGIT) == prefix]  # noqa: PLW2901
+            digits = (keys >> keys.dtype.type(shift)).astype(np.uint16)
+            histogram += np.bincount(digits, minlength=1 << DIGIT)
         from_top = np.cumsum(histogram[::-1])
         place = int(np.searchsorted(from_top, wanted))
         wanted -= int(from_top[place - 1]) if place else 0
@@ -105,16 +106,26 @@ def find_boundary(priority: NDArray[Any], k: int, advance: Advance = nobody) -> 
     return Boundary(prefix, wanted)
 
 
-def key_blocks(priority: NDArray[Any], advance: Advance = nobody) -> Iterator[U64]:
-    """Priorities as unsigned integers of the same order, block by block."""
-    sign = np.uint64(1 << 63)
+def key_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Unsigned integers that hold the order of a dtype's values: of 32 or 64 bits."""
+    return np.dtype(np.uint32 if dtype.itemsize <= 4 else np.uint64)
+
+
+def key_blocks(priority: NDArray[Any], advance: Advance = nobody) -> Iterator[NDArray[Any]]:
+    """Priorities as unsigned integers of the same order, block by block: see `key_dtype`."""
+    unsigned = key_dtype(priority.dtype)
+    signed = np.dtype(f"i{unsigned.itemsize}")
+    last = unsigned.type(8 * unsigned.itemsize - 1)
+    sign = unsigned.type(1) << last
     for start in range(0, len(priority), BLOCK):
         block = np.asarray(priority[start : start + BLOCK])
         if block.dtype.kind == "u":
-            yield block.astype(np.uint64)
+            yield block.astype(unsigned)
         elif block.dtype.kind == "i":
-            yield block.astype(np.int64).view(np.uint64) ^ sign
+            yield block.astype(signed).view(unsigned) ^ sign
         else:
-            bits = (block.astype(np.float64) + 0.0).view(np.uint64)
-            yield np.where(bits & sign, ~bits, bits | sign)
+            # adding zero turns -0 into +0: they tie
+            bits = (block.astype(f"f{unsigned.itemsize}") + 0).view(unsigned)
+            negative = (bits.view(signed) >> signed.type(last)).view(unsigned)
+            yield bits ^ (negative | sign)
         advance(block.nbytes)

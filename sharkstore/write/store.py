@@ -86,7 +86,7 @@ def _rank(
         for table in plan.tables
     }
     total = sum(
-        values.nbytes * passes(len(table.tiers))
+        values.nbytes * passes(len(table.tiers), values.dtype)
         for table in plan.tables
         if table.action == "store"
         and len(table.tiers) > 1

@@ -22,7 +22,7 @@ from strategies import (
 
 from sharkstore import kernels
 from sharkstore.encodings import Encoding
-from sharkstore.kernels import reference
+from sharkstore.kernels import reference, rowmap
 from sharkstore.quant.encode import fitted
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -275,11 +275,12 @@ def tiers_of_rows(draw):
     return planes, rng.integers(2**planes, size=rows).astype(np.uint8)
 
 
-@given(tiers_of_rows(), st.lists(st.integers(0, 2**31), max_size=8))
-def test_row_map_equals_a_plain_loop(drawn, counts):
+@pytest.mark.parametrize("build", [rowmap.build_rowmap, kernels.build_rowmap])
+@given(drawn=tiers_of_rows(), counts=st.lists(st.integers(0, 2**31), max_size=8))
+def test_row_map_equals_a_plain_loop(build, drawn, counts):
     planes, tiers = drawn
     counts = counts[: 2**planes]
-    blocks = kernels.build_rowmap(tiers, planes, counts)
+    blocks = build(tiers, planes, counts)
     assert blocks.shape == (-(-len(tiers) // 64), {1: 16, 2: 32, 3: 64}[planes])
     assert blocks.tobytes() == naive_rowmap(tiers.tolist(), planes, counts)
 
@@ -292,9 +293,10 @@ def test_row_map_gives_the_tiers_back_and_zeros_for_spare_rows(drawn):
     assert not got[len(tiers) :].any()
 
 
+@pytest.mark.parametrize("build", [rowmap.build_rowmap, kernels.build_rowmap])
 @pytest.mark.parametrize("planes", [1, 2, 3])
-def test_row_map_of_no_rows_has_no_blocks(planes):
-    blocks = kernels.build_rowmap(np.empty(0, np.uint8), planes)
+def test_row_map_of_no_rows_has_no_blocks(build, planes):
+    blocks = build(np.empty(0, np.uint8), planes)
     assert blocks.shape == (0, {1: 16, 2: 32, 3: 64}[planes])
 
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "bound_table.h"
+#include "rowmap.h"
 #include "unlocked.h"
 
 namespace sharkstore {
@@ -115,6 +116,20 @@ inline bool bound_measure(nb::handle rows, nb::handle rowmap, std::uint32_t rang
       bins.data<std::int64_t>()[t * kExponents + bin] += found.rows[t][bin];
   }
   return finite;
+}
+
+// tiers uint8 (n,), below 2^planes; before uint32 (2^planes,), raised to the rows of each tier up
+// to their end; out uint8 (ceil(n / 64), 16 | 32 | 64).
+inline void bound_build_rowmap(nb::handle tiers, int planes, nb::handle before, nb::handle out) {
+  const Held from(tiers), counts(before, PyBUF_WRITABLE), to(out, PyBUF_WRITABLE);
+  if (planes < 1 || planes > 3 || !from.holds("B", 1) || from.dimensions() != 1)
+    throw nb::value_error("tiers must be uint8 (n,), in 1 to 3 planes");
+  if (!counts.holds("I", 4) || counts.count() != 1 << planes || !to.holds("B", 1) ||
+      to.dimensions() != 2 || to.length(0) != (from.count() + 63) / 64 ||
+      to.length(1) != 8 << planes)
+    throw nb::value_error("counters or blocks of another shape");
+  build_rowmap(from.data<std::uint8_t>(), from.count(), planes, counts.data<std::uint32_t>(),
+               to.data<std::uint8_t>());
 }
 
 }  // namespace sharkstore

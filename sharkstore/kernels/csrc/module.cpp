@@ -44,6 +44,7 @@ NB_MODULE(_native, m) {
         "tier"_a, "skip"_a, "out"_a);
   m.def("measure", &bound_measure, "rows"_a, "rowmap"_a.none(), "ranged"_a, "largest"_a,
         "magnitudes"_a);
+  m.def("build_rowmap", &bound_build_rowmap, "tiers"_a, "planes"_a, "before"_a, "out"_a);
   nb::class_<BoundTable>(m, "Table", nb::type_slots(table_slots))
       .def(nb::init<std::int64_t, int, nb::list, nb::object, nb::object>(), "rows"_a, "dim"_a,
            "tiers"_a, "rowmap"_a.none(), "default"_a);
