@@ -110,8 +110,12 @@ class TableRows:
         if self.tensor.dtype == "float32" and not self.zero_nonfinite:
             rows = np.require(raw, np.float32, ["C", "A"])
             return kernels.encode_tier(encoding, rows, self.blocks(start, stop), tier, skip, stored)
-        chosen = np.flatnonzero(self.tiers(start, stop) == tier)[skip : skip + len(stored)]
-        rows = as_float32(raw[chosen], self.tensor.dtype)
+        part = slice(skip, skip + len(stored))
+        if self.rowmap is not None:
+            raw = raw[np.flatnonzero(self.tiers(start, stop) == tier)[part]]
+        else:
+            raw = raw[part]
+        rows = as_float32(raw, self.tensor.dtype)
         if self.zero_nonfinite:
             rows = np.where(np.isfinite(rows), rows, np.float32(0))
         kernels.encode_rows(encoding, rows, stored[: len(rows)])

@@ -10,13 +10,10 @@ namespace sharkstore::SHARKSTORE_BACKEND {
 // where it can't matter: with |x / s| < 256, both the rounded quotient and the product of two
 // rounded factors lie within 3 * 256 * 2^-24 < 2^-14 of each other, so they have the same nearest
 // integer unless the product comes that close to the middle between two. Rows with such a value
-// (one of 250 at dim 64) are divided.
+// (one of 128 at dim 64) are divided.
 constexpr float kSafelyOff = 0.5f - 0x1p-14f;
 
 constexpr bool is_half(Kind kind) { return kind == Kind::kInt8 || kind == Kind::kAffine; }
-constexpr bool is_affine(Kind kind) {
-  return kind == Kind::kAffine || kind == Kind::kAffineFloat32;
-}
 
 // The scales, or biases, of a group as they are stored: float16 or float32.
 template <Kind K>

@@ -35,7 +35,7 @@ struct Group {
   static constexpr int kRows = Vec::kLanes;
   // groups from one that is worked on to one that is fetched: where rows are picked out or read
   // twice, the processor does not foresee what comes
-  static constexpr int kAhead = 2;
+  static constexpr int kAhead = 4;
 
   const float* row[kRows];
   int count;  // rows that there are; behind them, the last one stands again
