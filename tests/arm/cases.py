@@ -1,0 +1,200 @@
+"""Cases for kernels of another machine: `python cases.py FILE` writes what driver.cpp reads.
+
+All numbers are little-endian. A case is its kind (a letter), its name, and what its kind has; a
+blob is its length in bytes and those bytes:
+
+    T  a table, for the cases behind it
+    L  a lookup: ids, the rows expected, and what is to be found wrong
+    B  bags: ids, offsets, weights, how to pool, the bags expected
+    E  rows to encode: values, encoding, the bytes expected
+"""
+
+import struct
+import sys
+
+import numpy as np
+from guards import forgeries
+from views import TIERS, expected_bags, make_view, some_ids, what_is_outside
+
+from sharkstore import kernels
+from sharkstore.encodings import SPELLED, Encoding
+from sharkstore.kernels import reference
+from sharkstore.kernels.native import KINDS
+
+DIMS = [1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 20, 24, 32, 33, 48, 64, 96, 100, 128, 130, 256, 300]
+ROWS = 130
+NOTHING_WRONG = (0, 0, -1, 0)
+DTYPES = [np.int64, np.int32]
+
+
+def kind_of(encoding):
+    return KINDS[encoding.name, encoding.mode, encoding.scale_dtype]
+
+
+class Cases:
+    """Writes cases to a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def numbers(self, *values):
+        self.file.write(struct.pack(f"<{len(values)}q", *values))
+
+    def blob(self, data):
+        data = b"" if data is None else bytes(memoryview(np.ascontiguousarray(data)).cast("B"))
+        self.numbers(len(data))
+        self.file.write(data)
+
+    def begin(self, kind, name):
+        self.numbers(ord(kind))
+        self.blob(np.frombuffer(name.encode(), np.uint8))
+
+    def table(self, name, view, said_bytes=0):
+        self.begin("T", f"{name} dim {view.dim}")
+        self.numbers(view.rows, view.dim, said_bytes, len(view.tiers))
+        for tier in view.tiers:
+            encoding = tier.encoding
+            self.numbers(kind_of(encoding), tier.rows, -encoding.scale_exponent, len(tier.data))
+            self.blob(tier.data.reshape(-1) if tier.data.size else None)
+        self.blob(None if view.rowmap is None or not view.rowmap.size else view.rowmap)
+        self.blob(view.default)
+
+    def lookup(self, name, view, ids):
+        """A lookup; of a damaged table, the slot that is to be found."""
+        expected, wrong = np.empty((len(ids), view.dim), np.float32), NOTHING_WRONG
+        if found := what_is_outside(ids, view.rows):
+            wrong = found[:4]
+        try:
+            reference.lookup(view, ids.astype(np.int64), expected)
+        except kernels.SlotError as error:
+            expected, wrong = None, (*wrong[:2], error.row, error.tier)
+        self.begin("L", f"{name} {ids.dtype} {len(ids)}")
+        self.numbers(ids.itemsize, *wrong)
+        self.blob(ids if len(ids) else None)
+        self.blob(expected if expected is not None and expected.size else None)
+
+    def bags(self, name, view, ids, offsets, mode, weights=None, padding=-1):
+        """Bags, offsets (bags + 1,); of one length all told without offsets too."""
+        expected = expected_bags(view, ids, offsets, weights, mode, padding)
+        lengths = np.diff(offsets)
+        for each in (-1, int(lengths[0])) if (lengths == lengths[0]).all() else (-1,):
+            self.begin("B", f"{name} {mode} {ids.dtype} {len(ids)}")
+            self.numbers(ids.itemsize, kernels.POOLS[mode], padding, len(lengths), each)
+            self.blob(ids if len(ids) else None)
+            self.blob(offsets[:-1])
+            self.blob(weights)
+            self.blob(expected)
+
+    def encode(self, name, encoding, rows):
+        expected = reference.encode_rows(encoding, rows)
+        self.begin("E", f"{name} {encoding} dim {rows.shape[1]}")
+        self.numbers(kind_of(encoding), encoding.scale_exponent, *rows.shape)
+        self.blob(rows)
+        self.blob(expected)
+
+
+def add_lookups(cases, rng):
+    for index, (name, encodings) in enumerate(TIERS.items()):
+        for wild in (False, True):
+            for dim in DIMS:
+                view = make_view(encodings, ROWS, dim, seed=dim, wild=wild)
+                large = (dim + index) % 3 == 0  # said to be large, it is looked up past the cache
+                cases.table(name, view, said_bytes=large << 40)
+                for dtype in DTYPES:
+                    count = int(rng.choice([7, 33, 64, 90]))
+                    cases.lookup(name, view, some_ids(ROWS, count, rng, dtype))
+                ids = some_ids(ROWS, 60, rng, DTYPES[dim % 2])
+                offsets = np.concatenate([[0, 0], np.sort(rng.integers(0, 61, 8)), [60]])
+                for mode in kernels.POOLS:
+                    cases.bags(name, view, ids, offsets, mode, padding=int(rng.integers(-1, ROWS)))
+                weights = rng.normal(size=60).astype(np.float32)
+                cases.bags(name, view, ids, offsets, "sum", weights)
+
+
+def add_sizes(cases, rng):
+    for name, encodings in TIERS.items():
+        for rows in (0, 1, 64, 65, 300):
+            view = make_view(encodings, rows, 16, seed=rows)
+            cases.table(name, view)
+            for count in (0, 1, 8, 9, 127, 128, 129, 160, 191, 193, 257, 600):
+                ids = some_ids(rows, count, rng)
+                cases.lookup(name, view, ids)
+                cases.bags(name, view, ids, np.array([0, count // 3, count]), "mean", padding=3)
+    view = make_view(TIERS["4 tiers"], 300, 16)
+    cases.table("one length", view)
+    for each in (0, 1, 20, 200):
+        ids = some_ids(300, 7 * each, rng)
+        cases.bags("one length", view, ids, np.arange(8) * each, "max")
+    view = make_view(TIERS["2 tiers"], 300, 16)
+    cases.table("large", view, said_bytes=1 << 40)
+    cases.lookup("large", view, some_ids(300, 17_000, rng))
+
+
+def add_values(cases):
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 256)
+    tier = kernels.Tier(Encoding("f16"), len(halves), halves)
+    view = kernels.TableView(len(halves), 128, [tier], None, np.zeros(128, np.float32))
+    cases.table("every float16", view)
+    cases.lookup("every float16", view, np.arange(len(halves)))
+
+
+def add_forged(cases, rng):
+    for name in ("2 tiers", "3 tiers", "8 tiers"):
+        view = make_view(TIERS[name], ROWS, 16)
+        sound = view.rowmap.copy()
+        for rowmap in forgeries(view, rng):
+            view.rowmap[:] = rowmap
+            cases.table(f"{name}, forged", view)
+            cases.lookup("forged", view, some_ids(ROWS, 90, rng))
+        view.rowmap[:] = sound
+
+
+def between_codes(encoding, rows, rng):
+    """Rows of the same scales, whose other values lie in the middle between two codes, or next
+    to it: there a rounding error shows."""
+    stored = reference.encode_rows(encoding, rows)
+    head = np.ascontiguousarray(stored[:, : encoding.header_bytes]).view(encoding.scale_dtype)
+    with np.errstate(all="ignore"):
+        step = head[:, :1].astype(np.float32) * np.float32(2.0**-encoding.scale_exponent)
+        affine = encoding.mode == "affine"
+        codes = rng.integers(*((0, 255) if affine else (-127, 127)), rows.shape) + np.float32(0.5)
+        middle = codes.astype(np.float32) * step
+        if affine:
+            middle += head[:, 1:].astype(np.float32)
+        towards = rng.choice([-np.inf, np.inf], rows.shape).astype(np.float32)
+        near = np.where(rng.random(rows.shape) < 0.5, middle, np.nextafter(middle, towards))
+    between = np.clip(near, rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True))
+    for extreme in (rows.argmin(axis=1), rows.argmax(axis=1)):
+        between[np.arange(len(rows)), extreme] = rows[np.arange(len(rows)), extreme]
+    return np.where(np.isfinite(between), between, 0).astype(np.float32)
+
+
+def add_encodings(cases, rng):
+    for encoding in SPELLED:
+        if encoding.name == "constant":
+            continue
+        for dim in DIMS:
+            sizes = 10.0 ** rng.integers(-6, 4, (37, 1))
+            rows = (rng.normal(size=(37, dim)) * sizes).astype(np.float32)
+            rows[3], rows[4], rows[5] = 0, -0.0, rows[5, :1]
+            rows[6] *= 1e-38
+            for exponent in (0, 9, -7) if encoding == Encoding("int8") else (0,):
+                exact = Encoding(encoding.name, encoding.mode, encoding.scale_dtype, exponent)
+                cases.encode("rows", exact, rows)
+                if exact.packed:
+                    cases.encode("between codes", exact, between_codes(exact, rows, rng))
+
+
+def main(path):
+    rng = np.random.default_rng(0)
+    with open(path, "wb") as file:
+        cases = Cases(file)
+        add_lookups(cases, rng)
+        add_sizes(cases, rng)
+        add_values(cases)
+        add_forged(cases, rng)
+        add_encodings(cases, rng)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

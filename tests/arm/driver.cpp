@@ -1,0 +1,228 @@
+// Runs the cases that cases.py writes on every kernel of this machine: `driver FILE`.
+//
+// Arrays end right before a page that may not be touched, rows and row maps 64 bytes before it.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+
+namespace {
+
+using namespace sharkstore;
+
+[[noreturn]] void fail(const std::string& what) {
+  std::fprintf(stderr, "%s\n", what.c_str());
+  std::exit(1);
+}
+
+// Memory that ends `room` bytes before a forbidden page.
+class Guarded {
+ public:
+  explicit Guarded(std::size_t bytes, std::size_t room = 0) : bytes_(bytes) {
+    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t inner = (bytes + room + page - 1) / page * page;
+    mapped_ = inner + page;
+    base_ = static_cast<std::uint8_t*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE,
+                                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (base_ == MAP_FAILED || mprotect(base_ + inner, page, PROT_NONE) != 0) fail("no memory");
+    data_ = base_ + inner - room - bytes;
+  }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  ~Guarded() { munmap(base_, mapped_); }
+
+  std::size_t bytes() const { return bytes_; }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+  template <class T>
+  T* as_or_null() const {
+    return bytes_ ? as<T>() : nullptr;
+  }
+
+ private:
+  std::uint8_t* base_;
+  std::uint8_t* data_;
+  std::size_t bytes_, mapped_;
+};
+
+using Blob = std::unique_ptr<Guarded>;
+
+class Reader {
+ public:
+  explicit Reader(const char* path) : file_(path, std::ios::binary) {
+    if (!file_) fail(std::string("can't read ") + path);
+  }
+  bool more() { return file_.peek() != std::ifstream::traits_type::eof(); }
+  std::int64_t number() {
+    std::int64_t value;
+    read(&value, 8);
+    return value;
+  }
+  Blob blob(std::size_t room = 0) {
+    auto held = std::make_unique<Guarded>(static_cast<std::size_t>(number()), room);
+    read(held->as<char>(), held->bytes());
+    return held;
+  }
+  std::string text() {
+    std::string value(static_cast<std::size_t>(number()), ' ');
+    read(value.data(), value.size());
+    return value;
+  }
+
+ private:
+  void read(void* to, std::size_t bytes) {
+    file_.read(static_cast<char*>(to), static_cast<std::streamsize>(bytes));
+    if (!file_) fail("the file of cases ends too soon");
+  }
+  std::ifstream file_;
+};
+
+// A table, and the memory that it lies in.
+struct Held {
+  Table table;
+  std::vector<Blob> memory;
+
+  const std::uint8_t* keep(Blob blob) {
+    memory.push_back(std::move(blob));
+    return memory.back()->as<std::uint8_t>();
+  }
+};
+
+Held read_table(Reader& from) {
+  Held held;
+  Table& table = held.table;
+  table.rows = static_cast<std::uint64_t>(from.number());
+  table.dim = static_cast<int>(from.number());
+  table.bytes = static_cast<std::uint64_t>(from.number());
+  table.tiers = static_cast<int>(from.number());
+  while (table.rows && (1 << table.planes) < table.tiers) ++table.planes;
+  for (int i = 0; i < table.tiers; ++i) {
+    Tier& tier = table.tier[i];
+    tier.kind = static_cast<Kind>(from.number());
+    tier.rows = static_cast<std::uint64_t>(from.number());
+    tier.factor = std::ldexp(1.0f, static_cast<int>(from.number()));
+    const std::int64_t stored = from.number();
+    tier.row_bytes = static_cast<std::uint32_t>(stored_bytes(tier.kind, table.dim));
+    tier.stride = stored == 1 ? 0 : tier.row_bytes;
+    tier.data = held.keep(from.blob(kReadPastEnd));
+  }
+  table.rowmap = held.keep(from.blob(kReadPastEnd));
+  // a row of another tier's room: whole vectors of it are read
+  table.default_row = reinterpret_cast<const float*>(held.keep(from.blob(kReadPastEnd)));
+  return held;
+}
+
+bool same(const float* got, const float* expected, std::size_t count, std::string& where) {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (std::memcmp(got + i, expected + i, 4) == 0) continue;
+    if (std::isnan(got[i]) && std::isnan(expected[i])) continue;
+    char text[120];
+    std::snprintf(text, sizeof text, "value %zu is %a, expected %a", i, static_cast<double>(got[i]),
+                  static_cast<double>(expected[i]));
+    where = text;
+    return false;
+  }
+  return true;
+}
+
+void run_lookup(Reader& from, const Held& held, const std::string& what) {
+  const bool wide = from.number() == 8;
+  Outcome expected;
+  expected.outside = from.number();
+  expected.first_outside = from.number();
+  expected.bad_row = from.number();
+  expected.bad_tier = static_cast<int>(from.number());
+  const Blob ids = from.blob(), rows = from.blob();
+  const Ids given{ids->as<void>(), static_cast<std::int64_t>(ids->bytes() / (wide ? 8 : 4)), wide};
+  const std::size_t bytes = static_cast<std::size_t>(given.count * held.table.dim * 4);
+  for (const Backend* one : usable_backends()) {
+    const Guarded out(bytes);
+    Outcome found;
+    one->lookup(held.table, given, out.as<float>(), found);
+    std::string where;
+    if (found.outside != expected.outside || found.first_outside != expected.first_outside ||
+        found.bad_row != expected.bad_row || found.bad_tier != expected.bad_tier)
+      fail(what + " " + one->name + ": another outcome");
+    if (rows->bytes() && !same(out.as<float>(), rows->as<float>(), bytes / 4, where))
+      fail(what + " " + one->name + ": " + where);
+  }
+}
+
+void run_bags(Reader& from, const Held& held, const std::string& what) {
+  const bool wide = from.number() == 8;
+  Bags bags{};
+  bags.pool = static_cast<Pool>(from.number());
+  bags.padding = from.number();
+  bags.count = from.number();
+  bags.each = from.number();
+  const Blob ids = from.blob(), offsets = from.blob(), weights = from.blob(), rows = from.blob();
+  if (bags.each < 0) bags.offsets = offsets->as<std::int64_t>();
+  bags.weights = weights->as_or_null<float>();
+  const Ids given{ids->as<void>(), static_cast<std::int64_t>(ids->bytes() / (wide ? 8 : 4)), wide};
+  for (const Backend* one : usable_backends()) {
+    const Guarded out(rows->bytes());
+    Outcome found;
+    one->pool(held.table, given, bags, out.as<float>(), found);
+    std::string where;
+    if (found.bad_offsets || !same(out.as<float>(), rows->as<float>(), rows->bytes() / 4, where))
+      fail(what + " " + one->name + ": " + where);
+  }
+}
+
+void run_encode(Reader& from, const std::string& what) {
+  Code code{};
+  code.kind = static_cast<Kind>(from.number());
+  const int exponent = static_cast<int>(from.number());
+  code.up = std::ldexp(1.0f, exponent);
+  code.down = std::ldexp(1.0f, -exponent);
+  const std::int64_t count = from.number();
+  const int dim = static_cast<int>(from.number());
+  const Blob values = from.blob(), expected = from.blob();
+  for (const Backend* one : usable_backends()) {
+    const Guarded out(expected->bytes());
+    one->encode(code, {values->as<float>(), nullptr, count, dim}, out.as<std::uint8_t>());
+    if (std::memcmp(out.as<char>(), expected->as<char>(), expected->bytes()) != 0)
+      fail(what + " " + one->name + ": other bytes");
+  }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 2) fail("driver FILE");
+  Reader from(arguments[1]);
+  std::unique_ptr<Held> held;
+  std::string table;
+  int cases = 0;
+  for (; from.more(); ++cases) {
+    const char kind = static_cast<char>(from.number());
+    const std::string name = from.text();
+    const std::string what = table + ": " + name;
+    if (kind == 'T') {
+      table = name;
+      held = std::make_unique<Held>(read_table(from));
+    } else if (kind == 'L' && held) {
+      run_lookup(from, *held, what);
+    } else if (kind == 'B' && held) {
+      run_bags(from, *held, what);
+    } else if (kind == 'E') {
+      run_encode(from, name);
+    } else {
+      fail(std::string("a case of unknown kind ") + kind);
+    }
+  }
+  std::string names;
+  for (const Backend* one : usable_backends()) names += std::string(" ") + one->name;
+  std::printf("%d cases equal:%s\n", cases, names.c_str());
+}
