@@ -10,11 +10,12 @@ import threading
 import time
 
 import numpy as np
-from strategies import READ_PAST_END
+from strategies import INT8, READ_PAST_END
 from views import TIERS, check_bags, check_lookup, make_view, some_ids, what_is_outside
 
 from sharkstore import kernels
-from sharkstore.kernels import Tier
+from sharkstore.encodings import SPELLED
+from sharkstore.kernels import Tier, reference
 
 PAGE = mmap.PAGESIZE
 NOTHING_ALLOWED = 0
@@ -218,6 +219,32 @@ def changing():
     assert seen == {True, False}, "the ids never changed"
 
 
+def encoding():
+    """Rows to encode and to measure, and what is written: nothing beside them is touched."""
+    rng = np.random.default_rng(5)
+    for dim in DIMS:
+        for count in (1, 2, 7, 15, 16, 17, 64, 70):
+            rows = guarded(rng.normal(size=(count, dim)).astype(np.float32))
+            tiers = rng.integers(3, size=count).astype(np.uint8)
+            rowmap = guarded(kernels.build_rowmap(tiers, 2))
+            for one in SPELLED:
+                out = guarded(np.zeros((count, one.row_bytes(dim)), np.uint8))
+                expected = reference.encode_rows(one, rows)
+                np.testing.assert_array_equal(kernels.encode_rows(one, rows, out), expected)
+                for tier in range(4):
+                    wanted = int((tiers == tier).sum())
+                    out = guarded(np.zeros((wanted, one.row_bytes(dim)), np.uint8))
+                    assert kernels.encode_tier(one, rows, rowmap, tier, 0, out) == wanted
+                    np.testing.assert_array_equal(out, expected[tiers == tier])
+            for ranged in (0, 5):
+                largest, sizes = np.zeros(3, np.float32), np.zeros((3, 278), np.int64)
+                kernels.measure_rows(rows, rowmap, ranged, guarded(largest), guarded(sizes))
+            rowmap[:] = rng.integers(0, 256, rowmap.shape, np.uint8)
+            out = guarded(np.zeros((count, 2 + dim), np.uint8))
+            for tier in range(4):
+                assert kernels.encode_tier(INT8, rows, rowmap, tier, 0, out) <= count
+
+
 def no_room():
     """What must crash: rows of one value with a forbidden page right behind them."""
     for room in (READ_PAST_END, 0):
@@ -226,7 +253,7 @@ def no_room():
         kernels.bind(view).lookup(np.array([9]), np.zeros((1, 1), np.float32))
 
 
-CASES = [sound, few_ids, forged, forged_offsets, changing, no_room]
+CASES = [sound, few_ids, forged, forged_offsets, changing, encoding, no_room]
 
 if __name__ == "__main__":
     name, chosen = sys.argv[1:]

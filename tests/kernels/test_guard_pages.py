@@ -28,7 +28,9 @@ def run(cases, backend):
 
 
 @every_backend
-@pytest.mark.parametrize("cases", ["sound", "few_ids", "forged", "forged_offsets", "changing"])
+@pytest.mark.parametrize(
+    "cases", ["sound", "few_ids", "forged", "forged_offsets", "changing", "encoding"]
+)
 def test_nothing_beside_an_array_is_touched(cases, backend):
     done = run(cases, backend)
     assert done.returncode == 0, done.stderr
