@@ -186,18 +186,6 @@ class BoundTable {
     table_.rowmap = blocks.data<std::uint8_t>();
   }
 
-  static std::int64_t stored_bytes(Kind kind, int dim) {
-    switch (kind) {
-      case Kind::kFloat32: return 4 * dim;
-      case Kind::kFloat16: return 2 * dim;
-      case Kind::kInt8: return 2 + dim;
-      case Kind::kInt8Float32:
-      case Kind::kAffine: return 4 + dim;
-      case Kind::kAffineFloat32: return 8 + dim;
-    }
-    return -1;
-  }
-
   template <class Work>
   void run(std::int64_t rows, Work work) const {
     PyThreadState* state = rows > kUnlockValues / table_.dim ? PyEval_SaveThread() : nullptr;

@@ -41,16 +41,4 @@ struct Measures {
   std::uint32_t rows[kMaxTiers][kExponents] = {};
 };
 
-inline std::int64_t stored_bytes(Kind kind, int dim) {
-  switch (kind) {
-    case Kind::kFloat32: return 4 * dim;
-    case Kind::kFloat16: return 2 * dim;
-    case Kind::kInt8: return 2 + dim;
-    case Kind::kInt8Float32:
-    case Kind::kAffine: return 4 + dim;
-    case Kind::kAffineFloat32: return 8 + dim;
-  }
-  return 0;
-}
-
 }  // namespace sharkstore

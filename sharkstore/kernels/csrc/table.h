@@ -21,6 +21,19 @@ enum class Kind : std::uint8_t {
   kAffineFloat32,  // float32 scale and bias, unsigned codes
 };
 
+// Bytes of a stored row of dim values.
+inline std::int64_t stored_bytes(Kind kind, int dim) {
+  switch (kind) {
+    case Kind::kFloat32: return 4 * dim;
+    case Kind::kFloat16: return 2 * dim;
+    case Kind::kInt8: return 2 + dim;
+    case Kind::kInt8Float32:
+    case Kind::kAffine: return 4 + dim;
+    case Kind::kAffineFloat32: return 8 + dim;
+  }
+  return 0;
+}
+
 struct Tier {
   const std::uint8_t* data = nullptr;
   std::uint64_t rows = 0;
