@@ -99,6 +99,36 @@ def test_a_forked_child_reads_the_same_and_may_close(sample, io):
     assert done.returncode == 0
 
 
+DAEMONS = """
+import sys, threading, time
+import numpy as np
+import sharkstore
+
+ids = np.arange(200).repeat(200)
+
+def look_up():
+    while True:
+        table.lookup(ids)
+
+def open_again():
+    while True:
+        sharkstore.open(sys.argv[1]).close()
+
+table = sharkstore.open(sys.argv[1])["emb.user.weight"]
+for run in (look_up, look_up, open_again):
+    threading.Thread(target=run, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_daemon_threads_do_not_disturb_the_end_of_a_process(sample):
+    for _ in range(4):
+        done = subprocess.run(
+            [sys.executable, "-c", DAEMONS, sample], capture_output=True, check=False, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("io", ["mmap", "ram"])
 def test_lookups_go_on_when_the_store_is_deleted(copied, io):
     with sharkstore.open(copied, io=io) as store:

@@ -26,6 +26,7 @@ PyType_Slot table_slots[] = {{Py_tp_methods, table_methods}, {0, nullptr}};
 
 NB_MODULE(_native, m) {
   m.doc() = "Native parts of sharkstore.";
+  nb::set_leak_warnings(false);  // daemon threads hold tables when the interpreter goes
   m.def("map_chunks", &map_chunks, "folder"_a, "paths"_a, "chunk_bytes"_a, "file_bytes"_a);
   m.def("huge_array", &huge_array, "size"_a);
   m.def("backends", [] {
