@@ -16,6 +16,7 @@ from views import TIERS, check_bags, check_lookup, make_view, some_ids, what_is_
 from sharkstore import kernels
 from sharkstore.encodings import SPELLED
 from sharkstore.kernels import Tier, reference
+from sharkstore.kernels.rowmap import build_rowmap
 
 PAGE = mmap.PAGESIZE
 NOTHING_ALLOWED = 0
@@ -226,7 +227,7 @@ def encoding():
         for count in (1, 2, 7, 15, 16, 17, 64, 70):
             rows = guarded(rng.normal(size=(count, dim)).astype(np.float32))
             tiers = rng.integers(3, size=count).astype(np.uint8)
-            rowmap = guarded(kernels.build_rowmap(tiers, 2))
+            rowmap = guarded(build_rowmap(tiers, 2))
             for one in SPELLED:
                 out = guarded(np.zeros((count, one.row_bytes(dim)), np.uint8))
                 expected = reference.encode_rows(one, rows)

@@ -10,6 +10,7 @@ from strategies import AFFINE, CONSTANT, F16, F32, INT8, SYMMETRIC, assert_same_
 from sharkstore import kernels
 from sharkstore.encodings import SPELLED, Encoding, planes_for
 from sharkstore.kernels import reference
+from sharkstore.kernels.rowmap import build_rowmap
 from sharkstore.quant.encode import fitted
 
 MANY = [F32, F16, INT8, AFFINE[0], SYMMETRIC[1], AFFINE[1], CONSTANT]
@@ -55,7 +56,7 @@ def make_view(encodings, rows, dim, seed=0, *, wild=False, tiers=None):
         held.append(kernels.Tier(made[0], count, padded(made[1])))
     rowmap = None
     if len(held) > 1:
-        rowmap = padded(kernels.build_rowmap(tiers, planes_for(len(held))))
+        rowmap = padded(build_rowmap(tiers, planes_for(len(held))))
     default = rng.normal(size=dim).astype(np.float32)
     return kernels.TableView(rows, dim, held, rowmap, default)
 

@@ -7,6 +7,8 @@ blob is its length in bytes and those bytes:
     L  a lookup: ids, the rows expected, and what is to be found wrong
     B  bags: ids, offsets, weights, how to pool, the bags expected
     E  rows to encode: values, encoding, the bytes expected
+    P  the same for a part of one tier: row map, tier, how many to skip and to give
+    M  rows to measure: values, row map, which tiers by range, the sizes expected
 """
 
 import struct
@@ -20,9 +22,11 @@ from sharkstore import kernels
 from sharkstore.encodings import SPELLED, Encoding
 from sharkstore.kernels import reference
 from sharkstore.kernels.native import KINDS
+from sharkstore.kernels.rowmap import build_rowmap
 
 DIMS = [1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 20, 24, 32, 33, 48, 64, 96, 100, 128, 130, 256, 300]
 ROWS = 130
+EXPONENTS = 278
 NOTHING_WRONG = (0, 0, -1, 0)
 DTYPES = [np.int64, np.int32]
 
@@ -91,6 +95,31 @@ class Cases:
         self.numbers(kind_of(encoding), encoding.scale_exponent, *rows.shape)
         self.blob(rows)
         self.blob(expected)
+
+    def encode_tier(self, encoding, rows, tiers, planes, tier, skip, wanted):
+        chosen = rows[tiers == tier][skip : skip + wanted]
+        self.begin("P", f"{encoding} dim {rows.shape[1]} tier {tier}")
+        self.numbers(kind_of(encoding), encoding.scale_exponent, *rows.shape)
+        self.numbers(planes, tier, skip, wanted, len(chosen))
+        self.blob(rows)
+        self.blob(build_rowmap(tiers, planes))
+        self.blob(reference.encode_rows(encoding, chosen) if len(chosen) else None)
+
+    def measure(self, rows, tiers, planes, ranged):
+        largest, sizes = np.zeros(8, np.float32), np.zeros((8, EXPONENTS), np.uint32)
+        by_range = (ranged >> tiers & 1).astype(bool)
+        top = np.abs(rows).max(axis=1)
+        with np.errstate(invalid="ignore"):
+            size = np.where(by_range, rows.max(axis=1) - rows.min(axis=1), top)
+            np.maximum.at(largest, tiers, top)
+        some = size > 0
+        np.add.at(sizes, (tiers[some], np.frexp(size[some])[1] + 148), 1)
+        self.begin("M", f"dim {rows.shape[1]} ranged {ranged}")
+        self.numbers(*rows.shape, planes, ranged, int(np.isfinite(rows).all()))
+        self.blob(rows)
+        self.blob(build_rowmap(tiers, planes))
+        self.blob(largest)
+        self.blob(sizes)
 
 
 def add_lookups(cases, rng):
@@ -185,6 +214,23 @@ def add_encodings(cases, rng):
                     cases.encode("between codes", exact, between_codes(exact, rows, rng))
 
 
+def add_parts_and_sizes(cases, rng):
+    for dim in DIMS:
+        rows = rng.normal(size=(170, dim)) * 10.0 ** rng.integers(-30, 30, (170, 1))
+        rows = rows.astype(np.float32)
+        rows[5] = 0
+        for planes in (1, 2, 3):
+            tiers = rng.integers(2**planes, size=170).astype(np.uint8)
+            for ranged in (0, 1, 5, 255):
+                cases.measure(rows, tiers, planes, ranged)
+            for encoding in (Encoding("f32"), Encoding("f16"), Encoding("int8", "affine")):
+                sane = np.clip(rows, -1000, 1000)
+                for tier, skip, wanted in ((0, 0, 170), (1, 3, 170), (2**planes - 1, 2, 9)):
+                    cases.encode_tier(encoding, sane, tiers, planes, tier, skip, wanted)
+        rows[100, dim // 2] = rng.choice([np.nan, np.inf, -np.inf])
+        cases.measure(rows, tiers, 3, 0)
+
+
 def main(path):
     rng = np.random.default_rng(0)
     with open(path, "wb") as file:
@@ -194,6 +240,7 @@ def main(path):
         add_values(cases)
         add_forged(cases, rng)
         add_encodings(cases, rng)
+        add_parts_and_sizes(cases, rng)
 
 
 if __name__ == "__main__":

@@ -197,6 +197,49 @@ void run_encode(Reader& from, const std::string& what) {
   }
 }
 
+void run_encode_tier(Reader& from, const std::string& what) {
+  Code code{};
+  code.kind = static_cast<Kind>(from.number());
+  const int exponent = static_cast<int>(from.number());
+  code.up = std::ldexp(1.0f, exponent);
+  code.down = std::ldexp(1.0f, -exponent);
+  Block block{};
+  block.count = from.number();
+  block.dim = static_cast<int>(from.number());
+  block.planes = static_cast<int>(from.number());
+  const int tier = static_cast<int>(from.number());
+  const std::int64_t skip = from.number(), wanted = from.number(), count = from.number();
+  const Blob values = from.blob(), rowmap = from.blob(), expected = from.blob();
+  block.values = values->as<float>();
+  block.rowmap = rowmap->as<std::uint8_t>();
+  for (const Backend* one : usable_backends()) {
+    const Guarded out(expected->bytes());
+    if (one->encode_tier(code, block, tier, skip, wanted, out.as<std::uint8_t>()) != count ||
+        std::memcmp(out.as<char>(), expected->as<char>(), expected->bytes()) != 0)
+      fail(what + " " + one->name + ": other rows");
+  }
+}
+
+void run_measure(Reader& from, const std::string& what) {
+  Block block{};
+  block.count = from.number();
+  block.dim = static_cast<int>(from.number());
+  block.planes = static_cast<int>(from.number());
+  const std::uint32_t ranged = static_cast<std::uint32_t>(from.number());
+  const bool finite = from.number() != 0;
+  const Blob values = from.blob(), rowmap = from.blob(), largest = from.blob(), rows = from.blob();
+  block.values = values->as<float>();
+  block.rowmap = rowmap->as<std::uint8_t>();
+  for (const Backend* one : usable_backends()) {
+    Measures found;
+    if (one->measure(block, ranged, found) != finite)
+      fail(what + " " + one->name + (finite ? ": not finite" : ": finite"));
+    if (finite && (std::memcmp(found.largest, largest->as<char>(), sizeof found.largest) != 0 ||
+                   std::memcmp(found.rows, rows->as<char>(), sizeof found.rows) != 0))
+      fail(what + " " + one->name + ": other sizes");
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -218,6 +261,10 @@ int main(int count, char** arguments) {
       run_bags(from, *held, what);
     } else if (kind == 'E') {
       run_encode(from, name);
+    } else if (kind == 'P') {
+      run_encode_tier(from, name);
+    } else if (kind == 'M') {
+      run_measure(from, name);
     } else {
       fail(std::string("a case of unknown kind ") + kind);
     }

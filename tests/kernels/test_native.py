@@ -32,6 +32,7 @@ from sharkstore import kernels
 from sharkstore.encodings import SPELLED, Encoding
 from sharkstore.errors import ArgumentError, DtypeError
 from sharkstore.kernels import reference
+from sharkstore.kernels.rowmap import build_rowmap
 
 FAST_DIMS = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256]
 OTHER_DIMS = [1, 2, 3, 5, 7, 15, 17, 20, 31, 33, 63, 65, 100, 130, 255, 257, 300, 1000, 4096]
@@ -332,7 +333,7 @@ def large(dim):
     small = make_view([INT8], int(tiers.sum()), dim).tiers[0]
     most = rows - small.rows
     data = np.zeros((most + 1, 4 * dim), np.uint8)[:most]  # mostly untouched: takes no memory
-    rowmap = padded(kernels.build_rowmap(tiers, 1))
+    rowmap = padded(build_rowmap(tiers, 1))
     held = [kernels.Tier(F32, most, data), small]
     view = kernels.TableView(rows, dim, held, rowmap, np.ones(dim, np.float32))
     known = np.arange(0, rows, rows // 1000)
