@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,16 +112,18 @@ class Table:
             CorruptStoreError: the row map points past its tier.
         """
         native = self._live(bounds)
-        if out is None and type(ids) is np.ndarray:
-            out = arguments.fresh_array((*ids.shape, self._dim), ids.size)
-        found = native.lookup(ids, out)
+        found = NotImplemented
+        if type(ids) is np.ndarray and (out is None or isinstance(out, np.ndarray)):
+            if out is None:
+                out = arguments.fresh_array((*ids.shape, self._dim), ids.size)
+            found = native.lookup(ids, out)
         if found is NotImplemented:  # not arrays as they should be: bring them into form, or refuse
             ids = arguments.as_ids(ids)
             out = arguments.out_array(out, (*ids.shape, self.dim), ids)
             found = native.lookup(ids, out)
         if found is not None:
             self._examine(found, ids, bounds)
-        return cast("F32", out)
+        return out
 
     def embedding_bag(
         self,
@@ -164,7 +166,12 @@ class Table:
         last = bool(include_last_offset)
         options = (last, pool, padding)
         found = NotImplemented
-        if type(ids) is np.ndarray and type(offsets) is np.ndarray and offsets.ndim == 1:
+        if (
+            type(ids) is np.ndarray
+            and type(offsets) is np.ndarray
+            and offsets.ndim == 1
+            and (out is None or isinstance(out, np.ndarray))
+        ):
             bags = max(len(offsets) - last, 0)
             given = arguments.fresh_array((bags, self._dim), bags) if out is None else out
             found = native.embedding_bag(ids, offsets, per_sample_weights, *options, given)

@@ -526,3 +526,16 @@ def test_native_calls_leave_other_arrays_to_python():
         assert native.embedding_bag(ids, offsets, None, False, 0, -1, out) is NotImplemented
     for weights in (np.ones(3, np.float32), np.ones(4), np.ones((4, 1), np.float32), [1] * 4):
         assert native.embedding_bag(ids, ids, weights, False, 0, -1, out) is NotImplemented
+
+
+@pytest.mark.parametrize("backend", kernels.backends())
+def test_padding_is_left_out_before_its_slot_is_looked_at(backend):
+    view = make_view(TIERS["2 tiers"], 200, 16)
+    view.rowmap[1, 8:] = 255
+    out = np.ones((1, 16), np.float32)
+    with using(backend):
+        table = kernels.bind(view)
+        assert (
+            table.embedding_bag(np.array([70, 70]), np.array([0]), None, False, 0, 70, out) is None
+        )
+    assert not out.any()

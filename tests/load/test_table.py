@@ -321,6 +321,14 @@ def test_bags_write_into_out_and_return_it(table):
     assert_same_bits(out, np.stack([ROWS[0] + ROWS[1], ROWS[2] + ROWS[3]]))
 
 
+def test_out_must_be_an_array_even_if_its_memory_would_do(table):
+    view = memoryview(np.empty((1, table.dim), np.float32))
+    with pytest.raises(DtypeError):
+        table.lookup(np.array([0]), view)
+    with pytest.raises(DtypeError):
+        table.embedding_bag(np.array([0]), np.array([0]), out=view)
+
+
 def test_out_of_another_number_of_bags_is_refused(table):
     with pytest.raises(ArgumentError, match=r"got \(3, 7\), expected \(2, 7\)"):
         table.embedding_bag([[0], [1]], out=np.empty((3, DIM), np.float32))

@@ -61,6 +61,17 @@ class Buffer {
   bool held_ = false;
 };
 
+// Buffers that are released together.
+struct Buffers {
+  std::deque<Buffer> all;
+  Buffers() = default;
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
+  ~Buffers() {
+    for (Buffer& one : all) one.release();
+  }
+};
+
 class BoundTable {
  public:
   BoundTable(const BoundTable&) = delete;
@@ -86,10 +97,6 @@ class BoundTable {
     default_row_.assign(row.data<float>(), row.data<float>() + dim);
     default_row_.resize(static_cast<std::size_t>(dim) + kReadPastEnd);
     table_.default_row = default_row_.data();
-  }
-
-  ~BoundTable() {
-    for (Buffer& one : buffers_) one.release();
   }
 
   // out: (*ids.shape, dim)
@@ -146,9 +153,9 @@ class BoundTable {
 
  private:
   const Buffer& hold(nb::handle object) {
-    buffers_.emplace_back();
-    buffers_.back().get(object.ptr(), 0);
-    return buffers_.back();
+    buffers_.all.emplace_back();
+    buffers_.all.back().get(object.ptr(), 0);
+    return buffers_.all.back();
   }
 
   void take_tier(Tier& tier, const nb::tuple& from) {
@@ -194,7 +201,7 @@ class BoundTable {
   }
 
   Table table_;
-  std::deque<Buffer> buffers_;
+  Buffers buffers_;
   std::vector<float> default_row_;
 };
 

@@ -10,6 +10,7 @@ constexpr std::int64_t kMapAhead = 64;    // ids between prefetch and use of a r
 constexpr std::int64_t kRowsAhead = 128;  // rows between prefetch and use
 constexpr std::int64_t kSegment = 32;     // rows used between two refills of the ring
 static_assert(kRing >= kRowsAhead + 2 * kSegment + 8, "rows in use would be overwritten");
+static_assert(kRing >= kRowsAhead + kMapAhead, "the first blocks would be overwritten");
 
 // How far a batch has come: ids whose row-map blocks are prefetched, and rows in the ring.
 struct Progress {

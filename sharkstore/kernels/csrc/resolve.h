@@ -230,6 +230,11 @@ SHARKSTORE_INLINE void resolve_eight(Resolver& r, const Id* ids, std::int64_t po
                                      __mmask8 lanes, Ring& ring) {
   const std::int64_t at = position & kRingMask;
   const __m512i id = load_ids(ids + position, lanes);
+  __mmask8 skip = 0;
+  if (r.padding != r.rows) {
+    skip = _mm512_mask_cmpeq_epi64_mask(lanes, id, all_lanes(r.padding));
+    lanes = static_cast<__mmask8>(lanes & ~skip);
+  }
   const __mmask8 inside = _mm512_mask_cmplt_epu64_mask(lanes, id, all_lanes(r.rows));
   __m512i row, tier = _mm512_setzero_si512();
   __mmask8 good = inside;
@@ -251,10 +256,7 @@ SHARKSTORE_INLINE void resolve_eight(Resolver& r, const Id* ids, std::int64_t po
     row = _mm512_mask_mov_epi64(all_lanes(r.default_row), good, row);
     tier = _mm512_mask_mov_epi64(all_lanes(kDefaultTag), good, tier);
   }
-  if (r.padding != r.rows) {
-    const __mmask8 skip = _mm512_mask_cmpeq_epi64_mask(inside, id, all_lanes(r.padding));
-    tier = _mm512_mask_mov_epi64(tier, skip, all_lanes(kSkippedTag));
-  }
+  tier = _mm512_mask_mov_epi64(tier, skip, all_lanes(kSkippedTag));
   _mm512_store_si512(ring.rows + at, row);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(ring.tags + at), _mm512_cvtepi64_epi8(tier));
 }
