@@ -115,7 +115,9 @@ def _fbgemm(slices: list[F32]) -> Iterator[Contender]:
 
     _check("FBGEMM out", run(tensors[0]).numpy(), first.numpy(), 0)
     name = "FBGEMM FloatToFused8BitRowwiseQuantized"
-    yield _contender(name, slices, _over(run, tensors), "float32 scale and bias")
+    fresh = _over(fbgemm.FloatToFused8BitRowwiseQuantized, tensors)
+    yield _contender(name, slices, fresh, "allocates, float32 scale and bias")
+    yield _contender(f"{name}Out", slices, _over(run, tensors), "float32 scale and bias")
 
 
 def _check(name: str, got: NDArray[Any], wanted: NDArray[Any], bound: float) -> None:
