@@ -34,7 +34,7 @@ KINDS = {
 def _chosen() -> None:
     """Heed the variable, once."""
     if wanted := os.environ.get(VARIABLE):
-        _use(wanted)
+        _use(wanted, where=VARIABLE)
 
 
 def backend() -> str:
@@ -64,10 +64,11 @@ def use_backend(name: str) -> None:
     _use(name)
 
 
-def _use(name: str) -> None:
+def _use(name: str, where: str = "") -> None:
     if name not in _native.backends():
         expected = " or ".join(_native.backends())
-        raise ArgumentError(f"no kernels {name!r} on this machine", expected=expected)
+        message = f"no kernels {name!r} on this machine"
+        raise ArgumentError(message, where=where, expected=expected)
     _native.use_backend(name)
 
 

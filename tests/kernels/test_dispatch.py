@@ -81,7 +81,7 @@ def test_unknown_kernels_are_refused_at_first_use_and_not_at_import(use):
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
     assert error.startswith("sharkstore.errors.ArgumentError: ")
-    assert "'cuda'" in error
+    assert "SHARKSTORE_KERNEL: no kernels 'cuda'" in error
     assert " or ".join(kernels.backends()) in error
 
 
