@@ -8,20 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharkstore import __version__
-from sharkstore.errors import (
-    CheckpointError,
-    CheckpointNotFoundError,
-    DestinationError,
-    PlanError,
-    StatsError,
-)
+from sharkstore.errors import DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.build import Policy, build_plan, check_plan
 from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, parse_plan
-from sharkstore.plan.stats import Stats, parse_stats
+from sharkstore.plan.stats import Stats
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import open_checkpoint
-from sharkstore.readers.safetensors import SafetensorsFile
+from sharkstore.stats.file import open_stats
 from sharkstore.write.layout import data_bytes, plan_metadata
 from sharkstore.write.store import Progress, write_store
 from sharkstore.write.survey import Surveys
@@ -95,7 +89,7 @@ def convert_checkpoint(
     for name in (checkpoint, stats, plan):
         _refuse_inside(name, store)
     source = open_checkpoint(checkpoint)
-    measured = _stats(stats)
+    measured = Stats() if stats is None else open_stats(stats)
     if plan is None:
         policy = Policy(tiers, tables, keep, prune, drop, default_row, nonfinite)
         planned = build_plan(source.tensors, source.left, measured, policy)
@@ -131,23 +125,6 @@ def _refuse_inside(path: Path | None, store: Path) -> None:
     inner, outer = os.path.realpath(os.fsdecode(path)), os.path.realpath(os.fsdecode(store))
     if os.path.commonpath([inner, outer]) == outer:
         raise DestinationError("the destination holds an input", where=os.fsdecode(path))
-
-
-def _stats(path: Path | None) -> Stats:
-    if path is None:
-        return Stats()
-    where = os.fsdecode(path)
-    try:
-        file = SafetensorsFile(where)
-    except CheckpointNotFoundError as error:
-        raise StatsError("no such stats file", where=where) from error
-    except CheckpointError as error:
-        raise StatsError(f"not a stats file: {error}") from error
-    strange = [t.name for t in file.tensors.values() if t.dtype == "bfloat16"] + list(file.left)
-    if strange:
-        raise StatsError(f"{strange[0]}: a dtype that numpy lacks", where=where)
-    arrays = {name: file.read(name, 0, tensor.rows) for name, tensor in file.tensors.items()}
-    return parse_stats(arrays, file.metadata, where)
 
 
 def _replayed(path: Path, source: Checkpoint, stats: Stats) -> Plan:

@@ -32,11 +32,13 @@ class Stats:
         arrays: by key of the file, mapped: nothing is read until it is used.
         fields: field -> table.
         where: the file they come from, for messages.
+        metadata: all texts of the file's header.
     """
 
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     where: str = "stats"
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tables(self) -> set[str]:
@@ -87,7 +89,7 @@ def parse_stats(
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         message = f"'fields' of the metadata is not JSON of field -> table: {error}"
         raise StatsError(message, where=where) from error
-    return Stats(known, fields, where)
+    return Stats(known, fields, where, metadata)
 
 
 def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,1 @@
+"""Stats files: written, counted from logs, merged, described. Needs numpy, no torch."""
