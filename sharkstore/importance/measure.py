@@ -1,0 +1,342 @@
+"""Scores of fields and rows, measured in a loop of the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel as Parallel
+
+from sharkstore.errors import StatsError
+from sharkstore.importance.count import Counting, flags
+from sharkstore.importance.find import find_sites
+from sharkstore.importance.hooks import Hooks
+from sharkstore.importance.lookups import Lookup, split_fields
+from sharkstore.importance.losses import Heads, Step, pull_losses, pull_step
+from sharkstore.importance.reduce import Reduction
+from sharkstore.importance.save import save_totals
+from sharkstore.importance.sums import pull_back, sum_batch
+from sharkstore.importance.table import counts_of, use_rows
+from sharkstore.importance.totals import Totals
+from sharkstore.stats.file import Path, open_stats
+from sharkstore.stats.rows import Weights
+
+REDUCTIONS = ("none", "sum", "mean")
+
+
+class Importance:
+    """What each field and each row of a model's embedding tables is worth.
+
+        importance = Importance(model)
+        with importance.counting():               # forward only: counts and mean rows
+            for x, _ in loader: model(x)
+        with importance:                          # one backward pass a batch
+            for x, y in loader: importance.step(model(x), y)
+        importance.save("stats.safetensors")
+
+    Measure on held-out data: at convergence the gradients of training samples vanish for the
+    rows that were fitted to them. Count on the data that the tables will serve.
+
+    With g the gradient of a sample's own loss in a field's vector e, and ē that vector with
+    every row replaced by the table's mean row c (k·c for a sum of k rows):
+
+    - score: mean over samples of |<g, ē − e>|; score_signed: of <g, ē − e>
+      (SHARK, arXiv 2308.09395, F-Permutation: first order Taylor term of the replacement)
+    - sfs: mean of |<g, e>|: the gradient of a mask on the field (single-shot feature
+      selection, as in the ERASE benchmark, KDD 2024, but absolute per sample)
+    - priority of a row: see `Weights` (SHARK, F-Quantization)
+    - metric of a table: mean over uses of a² · E[(∂L/∂e)(∂L/∂e)ᵀ], a being the row's
+      coefficient in its bag; for a binary loss p (1 − p) J Jᵀ with J = ∂logit/∂e
+      (Gauss–Newton; ours); sensitivity of a row: (count + ½) · trace(metric) / dim
+
+    Samples must not meet before the loss: batch norm runs in eval mode, and in-batch negatives
+    have no per-sample gradient.
+
+    Args:
+        model: any module, also in DistributedDataParallel; on CPU or CUDA, also under autocast.
+        fields: field → module path, table name or module, in place of all that are found.
+            Fields that share a module are told apart by the order of its calls in a forward
+            pass, or by the columns of the ids of one call.
+        skip: fields, module paths or tables to leave out.
+        counts: an earlier stats file in place of a counting pass.
+        alpha_positive, alpha_negative, beta: see `Weights`.
+
+    Raises:
+        StatsError: no embedding modules, unknown names, counts of other tables.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fields: Mapping[str, str | nn.Module] | None = None,
+        *,
+        skip: Collection[str] = (),
+        counts: Path | None = None,
+        alpha_positive: float = 1.0,
+        alpha_negative: float = 1.0,
+        beta: float = 1.0,
+    ) -> None:
+        self._model: nn.Module = model.module if isinstance(model, Parallel) else model
+        self._sites = find_sites(self._model, fields, skip)
+        self._norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm)]
+        self._totals = Totals(self._sites, Weights(alpha_positive, alpha_negative, beta))
+        self._reduction = Reduction(self._totals, parallel=self._model is not model)
+        self._hooks: Hooks | None = None
+        self._counting: Counting | None = None
+        self._lookups: dict[str, list[Lookup]] = {}
+        self._means: dict[str, Tensor] = {}
+        if counts is not None:
+            self._take_counts(counts)
+
+    def _take_counts(self, path: Path) -> None:
+        stats = open_stats(path)
+        for name, table in self._totals.tables.items():
+            table.counted = counts_of(stats, name, table.rows)
+        self._totals.counted = float(stats.metadata.get("samples", 0))
+        positives = all(f"tables/{name}/positive" in stats.arrays for name in self._totals.tables)
+        if positives:
+            self._totals.counted_labelled = float(stats.metadata.get("labelled", 0))
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Field → table."""
+        return dict(self._totals.fields)
+
+    @contextlib.contextmanager
+    def counting(self, *, labelled: bool = False) -> Iterator[None]:
+        """Count the rows that forward passes look up, within the context.
+
+        Args:
+            labelled: `positives(labels)` follows each forward pass; counts of positive uses,
+                and priorities, then come from here in place of the measured pass.
+        """
+        self._refuse_nested()
+        self._reduction.refuse_more("counted")
+        counting = Counting(self._totals, labelled=labelled)
+        handle = self._model.register_forward_hook(counting.end_forward)
+        self._hooks = Hooks(self._sites, counting.add, gradients=False)
+        self._counting = counting
+        try:
+            with self._hooks:
+                yield
+            counting.end()
+        finally:
+            handle.remove()
+            self._hooks = self._counting = None
+
+    def positives(self, labels: Tensor) -> None:
+        """Labels, (samples,), of the forward pass just counted; above 0.5 is positive.
+
+        Raises:
+            StatsError: outside `counting(labelled=True)`, or of another length.
+        """
+        if self._counting is None:
+            raise StatsError("positives belong into `with importance.counting(labelled=True):`")
+        self._counting.label(labels)
+
+    def end_period(self) -> None:
+        """End a period of the rows' priorities: an hour, a day (see `Weights`)."""
+        for table in self._totals.tables.values():
+            for counts in (table.counted, table.used):
+                counts.end_period(self._totals.weights)
+
+    def __enter__(self) -> Self:
+        """Hook the model's embedding modules, and compute the mean rows.
+
+        Raises:
+            StatsError: rows were not counted, or batch norm has no running statistics.
+        """
+        self._refuse_nested()
+        self._reduction.refuse_unreduced("counted")
+        self._reduction.refuse_more("measured")
+        if any(norm.running_mean is None for norm in self._norms):
+            raise StatsError("batch norm without running statistics mixes the samples")
+        weights = self._totals.weights
+        self._means = {
+            name: torch.from_numpy(table.mean_row(weights)).to(table.weight.device)
+            for name, table in self._totals.tables.items()
+        }
+        self._hooks = Hooks(self._sites, self._keep, gradients=True)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hooks is not None:
+            self._hooks.__exit__()
+        self._hooks = None
+        self._lookups.clear()
+
+    def _keep(self, lookup: Lookup) -> None:
+        self._lookups.setdefault(lookup.site.path, []).append(lookup)
+
+    def step(
+        self,
+        logits: Heads,
+        labels: Heads,
+        loss: str | Sequence[str] = "binary",
+        *,
+        positive: Tensor | None = None,
+        retain_graph: bool = False,
+    ) -> None:
+        """Measure the batch whose forward pass has just run.
+
+        Args:
+            logits: (n,), (n, 1), (n, heads), or for cross-entropy (n, classes); several heads
+                may be a sequence of such.
+            labels: of the same shape, class numbers (n,) for cross-entropy; of a binary loss
+                from 0 to 1.
+            loss: `binary` (with logits), `squared` or `cross_entropy`, of all heads or of each.
+            positive: bool (n,): which samples count as positive uses of their rows; by default
+                those with a label above 0.5 in a binary head, none if there is none.
+            retain_graph: keep the graph for a backward pass of your own.
+
+        A batch whose gradients are not finite is kept out, with a warning that has its number.
+
+        Raises:
+            StatsError: shapes that don't fit, logits without gradient, no lookup seen.
+        """
+        losses = [loss] if isinstance(loss, str) else list(loss)
+        seed = self._totals.batches
+        made = pull_step(logits, labels, loss, seed)
+        if positive is not None:
+            made = Step(made.samples, made.pulls, flags(positive, made.samples))
+        self._measure(made, losses, empirical=False, retain_graph=retain_graph)
+
+    def backward(
+        self,
+        losses: Tensor,
+        *,
+        reduction: Literal["none", "sum", "mean"] = "none",
+        positive: Tensor | None = None,
+        retain_graph: bool = False,
+    ) -> None:
+        """Measure the batch whose forward pass has just run, by a loss of any kind.
+
+        Such a loss has no curvature but the squared gradients of the samples; the stats call
+        it `empirical`. On training data that is a trap: they vanish for memorised rows.
+
+        Args:
+            losses: (n,), the loss of each sample; or a single value with a `reduction`.
+            reduction: how `losses` was made of the samples' losses.
+            positive: bool (n,): which samples count as positive uses of their rows.
+            retain_graph: keep the graph for a backward pass of your own.
+
+        Raises:
+            StatsError: as `step`.
+        """
+        if reduction not in REDUCTIONS:
+            raise StatsError(f"reduction {reduction!r}", expected=" or ".join(REDUCTIONS))
+        if not losses.requires_grad or losses.dim() != (reduction == "none"):
+            what = "losses of samples" if losses.requires_grad else "the loss has no gradient"
+            got, expected = tuple(losses.shape), "(n,), or () with a reduction"
+            remedy = "make it with reduction='none', or say how it was reduced"
+            raise StatsError(what, got=got, expected=expected, remedy=remedy)
+        lookups = [one for of_module in self._lookups.values() for one in of_module]
+        samples = lookups[0].samples if lookups and reduction != "none" else losses.numel()
+        marks = None if positive is None else flags(positive, samples)
+        made = pull_losses(losses, samples, marks, samples if reduction == "mean" else 1)
+        self._measure(made, ["per_sample"], empirical=True, retain_graph=retain_graph)
+
+    def _measure(
+        self, step: Step, losses: Sequence[str], *, empirical: bool, retain_graph: bool
+    ) -> None:
+        found, self._lookups = self._lookups, {}
+        if self._hooks is None or self._counting is not None:
+            raise StatsError("steps belong into `with importance:`")
+        if not found:
+            remedy = (
+                "run the model within the loop, with gradients on, as it was given to Importance; "
+                "a copy made by torch.compile passes hooks by"
+            )
+            raise StatsError("no lookup was seen since the last step", remedy=remedy)
+        for norm in self._norms:
+            if norm.training:
+                raise StatsError("batch norm in training mode mixes samples", remedy="model.eval()")
+        totals = self._totals
+        split = [
+            pair for site in self._sites for pair in split_fields(site, found.get(site.path, []))
+        ]
+        lookups = [lookup for lookup, _ in split]
+        pulled = pull_back(step, lookups, retain_graph=retain_graph)
+        batch = sum_batch(split, pulled, self._means)
+        number, totals.batches = totals.batches, totals.batches + 1
+        broken = batch.broken()
+        if broken:
+            totals.left_out.append(number)
+            which = ", ".join(broken[:4]) + (", …" if len(broken) > 4 else "")
+            text = f"batch {number} (from 0) is kept out: gradients not finite in {which}"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+            return
+        for lookup in lookups:
+            use_rows(totals.tables[lookup.site.table].used, lookup, step.positive)
+        totals.add(batch, step.samples)
+        totals.add_loss(losses, empirical=empirical)
+        totals.measured_labels &= step.positive is not None
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Each field's score, score_signed and sfs, in nats a sample for a binary loss.
+
+        Raises:
+            StatsError: nothing was measured, or some field was never looked up.
+        """
+        return self._totals.scores()
+
+    def mean_row(self, table: str) -> NDArray[np.float64]:
+        """A table's mean row over its uses, (dim,), of the table as it is now.
+
+        Raises:
+            StatsError: no row was counted.
+        """
+        return self._totals.tables[table].mean_row(self._totals.weights)
+
+    @property
+    def left_out(self) -> list[int]:
+        """Batches, from 0, whose gradients were not finite."""
+        return list(self._totals.left_out)
+
+    def all_reduce(self, group: ProcessGroup | None = None) -> None:
+        """Add up over processes what was counted and measured; every process calls it.
+
+        Call it after the counting pass, whose mean rows the measured pass needs, and after the
+        measured pass; then any process may save.
+
+        Raises:
+            StatsError: there is no process group.
+        """
+        self._reduction.run(group)
+
+    def save(self, path: Path) -> None:
+        """Write a stats file (formats/sharkstore-1.md); one that is there is replaced.
+
+        After the counting pass alone it has counts and mean rows.
+
+        Raises:
+            StatsError: nothing was counted, or some field was never looked up.
+            WriteError: the disk is full or refuses.
+        """
+        self._reduction.refuse_unreduced("counted", "measured")
+        save_totals(self._totals, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was added up, to go on with another day: tensors, numbers and texts."""
+        return self._totals.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave; steps go on from there.
+
+        Raises:
+            StatsError: of another model.
+        """
+        self._totals.restore(state)
+
+    def _refuse_nested(self) -> None:
+        if self._hooks is not None:
+            raise StatsError("one pass at a time: this Importance is in a context already")

@@ -1,0 +1,90 @@
+"""Totals as a stats file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.importance.table import TableTotals
+from sharkstore.importance.totals import Totals
+from sharkstore.stats.file import Column, Path, spans, write_stats
+from sharkstore.stats.rows import RowCounts
+
+
+def save_totals(totals: Totals, path: Path) -> None:
+    """Write a stats file: what was counted, and what was measured if anything was.
+
+    Raises:
+        StatsError: nothing was counted, or some field was never looked up.
+        WriteError: the disk is full or refuses.
+    """
+    columns: dict[str, Column] = {}
+    for name, table in totals.tables.items():
+        for kind, column in _columns(table, totals).items():
+            columns[f"tables/{name}/{kind}"] = column
+    if totals.measured:
+        for field, scores in totals.scores().items():
+            for kind, value in scores.items():
+                columns[f"fields/{field}/{kind}"] = Column("float64", (1,), [np.array([value])])
+    write_stats(path, columns, _metadata(totals))
+
+
+def _columns(table: TableTotals, totals: Totals) -> dict[str, Column]:
+    counted = table.counted.ended(totals.weights)
+    rows, dim = table.rows, table.dim
+    kind = "int64" if counted.count.dtype.kind == "i" else "float32"
+    columns = {
+        "count": Column(kind, (rows,), _blocks(counted, "count", rows)),
+        "mean": Column("float32", (dim,), [table.mean_row(totals.weights)]),
+    }
+    if totals.labelled:
+        told = counted if totals.counted_labels else table.used.ended(totals.weights)
+        columns["positive"] = Column(kind, (rows,), _blocks(told, "positive", rows))
+        columns["priority"] = Column("float32", (rows,), _blocks(told, "priority", rows))
+    if totals.measured:
+        metric = table.mean_metric()
+        curve = float(np.trace(metric)) / dim
+        columns["metric"] = Column("float32", (dim, dim), [metric])
+        columns["sensitivity"] = Column("float32", (rows,), _curves(counted, curve, rows))
+    return columns
+
+
+def _blocks(counts: RowCounts, name: str, rows: int) -> Iterator[NDArray[Any]]:
+    values = ("count", "positive", "priority").index(name)
+    return (counts.block(start, stop)[values] for start, stop in spans(rows))
+
+
+def _curves(counts: RowCounts, curve: float, rows: int) -> Iterator[NDArray[Any]]:
+    return ((counts.block(start, stop)[0] + 0.5) * curve for start, stop in spans(rows))
+
+
+def _metadata(totals: Totals) -> dict[str, str]:
+    weights = totals.weights
+    metadata = {
+        "version": "1",
+        "fields": json.dumps(totals.fields),
+        "samples": _number(totals.counted or 0),
+    }
+    if totals.labelled:
+        metadata |= {
+            "labelled": _number(totals.labelled),
+            "alpha_positive": repr(weights.alpha_positive),
+            "alpha_negative": repr(weights.alpha_negative),
+            "beta": repr(weights.beta),
+        }
+    if totals.measured:
+        metadata |= {
+            "measured": str(totals.measured),
+            "uses": json.dumps({n: table.used.uses() for n, table in totals.tables.items()}),
+            "loss": "+".join(totals.losses),
+            "curvature": "empirical" if totals.empirical else "gauss-newton",
+        }
+    return metadata
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)

@@ -1,0 +1,132 @@
+"""What is measured of one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sharkstore.errors import StatsError
+from sharkstore.importance.lookups import Lookup
+from sharkstore.plan.stats import Stats
+from sharkstore.stats.file import spans
+from sharkstore.stats.rows import RowCounts, Weights
+
+GATHER = 1 << 16  # rows
+
+
+class TableTotals:
+    """Counts, uses, metric and mean row of one table.
+
+    Attributes:
+        weight: (rows, dim), the model's own.
+        counted: uses in the counting pass, or of an earlier stats file.
+        used: uses in the measured pass.
+        metric: float64 (dim, dim): of all uses in the measured pass, added up.
+    """
+
+    def __init__(self, name: str, weight: Tensor) -> None:
+        self.name = name
+        self.weight = weight
+        self.counted, self.used = RowCounts(), RowCounts()
+        self.metric = np.zeros((weight.shape[1],) * 2)
+
+    @property
+    def rows(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.weight.shape[1]
+
+    def mean_row(self, weights: Weights) -> NDArray[np.float64]:
+        """The row c = Σ count · row / Σ count over the rows counted, as the table is now: (dim,).
+
+        Raises:
+            StatsError: no row was counted.
+        """
+        counts = self.counted.ended(weights)
+        uses = float(counts.count.sum())
+        if not uses:
+            remedy = "run the model within importance.counting() first, or pass counts=STATS"
+            what = "no row was looked up in the counting pass"
+            raise StatsError(what, where=self.name, remedy=remedy)
+        total = torch.zeros(self.dim, dtype=torch.float64, device=self.weight.device)
+        for start in range(0, len(counts.ids), GATHER):
+            ids = torch.from_numpy(counts.ids[start : start + GATHER]).to(self.weight.device)
+            often = torch.from_numpy(counts.count[start : start + GATHER]).to(total)
+            total += often @ self.weight.detach()[ids].double()
+        mean: NDArray[np.float64] = (total / uses).cpu().numpy()
+        return mean
+
+    def mean_metric(self) -> NDArray[np.float64]:
+        """The metric, (dim, dim): the mean over uses in the measured pass; 0 if none."""
+        return self.metric / max(self.used.uses(), 1)
+
+    def state(self) -> dict[str, Any]:
+        """All but the weight, as tensors."""
+        parts = {"counted": self.counted.state(), "used": self.used.state()}
+        tensors: dict[str, Any] = {
+            part: {key: torch.from_numpy(np.array(values)) for key, values in state.items()}
+            for part, state in parts.items()
+        }
+        return {**tensors, "metric": torch.from_numpy(self.metric.copy())}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave.
+
+        Raises:
+            StatsError: of a table of other size.
+        """
+        counted, used = (
+            RowCounts.of({key: values.numpy().copy() for key, values in state[part].items()})
+            for part in ("counted", "used")
+        )
+        most = max((int(part.ids[-1]) for part in (counted, used) if len(part.ids)), default=-1)
+        if most >= self.rows or tuple(state["metric"].shape) != self.metric.shape:
+            got = f"row {most}, metric {tuple(state['metric'].shape)}"
+            expected = f"{self.rows} rows of {self.dim}"
+            raise StatsError(
+                "a state of another table", where=self.name, got=got, expected=expected
+            )
+        self.counted, self.used = counted, used
+        self.metric = state["metric"].numpy().copy()
+
+
+def use_rows(counts: RowCounts, lookup: Lookup, positive: Tensor | None) -> None:
+    """Count a lookup's rows; `positive` is bool (samples,)."""
+    marks = None
+    if positive is not None:
+        mine = positive if lookup.owner is None else positive[lookup.owner]
+        marks = mine.cpu().numpy()
+    counts.add(lookup.ids.cpu().numpy(), marks)
+
+
+def counts_of(stats: Stats, name: str, rows: int) -> RowCounts:
+    """A table's counts, positives and priorities out of a stats file.
+
+    Raises:
+        StatsError: it has no counts of the table, or of another number of rows.
+    """
+    count = stats.count(name)
+    if count is None:
+        raise StatsError(f"no counts of table {name!r}", where=stats.where)
+    if len(count) != rows:
+        raise StatsError(f"counts of {name!r}", where=stats.where, got=len(count), expected=rows)
+    found = RowCounts()
+    found.ids = np.concatenate(
+        [np.flatnonzero(count[start:stop]) + start for start, stop in spans(rows)]
+    )
+    found.count = np.array(count[found.ids])
+    for key in ("positive", "priority"):
+        values = stats.arrays.get(f"tables/{name}/{key}")
+        if values is None:
+            values = np.zeros(rows) if key == "positive" else count
+        setattr(found, key, np.array(values[found.ids]))
+    found.priority = found.priority.astype(np.float64)
+    found.periods = 1
+    return found
