@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ def find_sites(
         remedy = "tables behind functional lookups have no module to measure"
         what = "no nn.Embedding, nn.EmbeddingBag or TorchRec collection in the model"
         raise StatsError(what, where=type(model).__name__, remedy=remedy)
-    features = dict(_features(model))
+    features = _features(model)
     if fields is None:
         wanted = {path: features.get(path, (path,)) for path in found}
     else:
@@ -107,20 +108,23 @@ def _refuse_unhookable(model: nn.Module) -> None:
             raise StatsError("sharded lookups can't be hooked", where=where, remedy=remedy)
 
 
-def _features(model: nn.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _features(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Path of each embedding module in a TorchRec collection, and the features it looks up.
 
-    A feature that several tables of a collection look up is `feature@table`, as TorchRec has it.
+    A feature that several tables look up is `feature@table`, as TorchRec has it.
     """
-    for path, module, (modules, configs) in _collections(model):
-        tables = getattr(module, configs)()
-        all_names = [name for table in tables for name in table.feature_names]
-        for table in tables:
-            names = (
-                f"{name}@{table.name}" if all_names.count(name) > 1 else name
-                for name in table.feature_names
-            )
-            yield _join(path, modules, table.name), tuple(names)
+    found = {
+        _join(path, modules, table.name): table
+        for path, module, (modules, configs) in _collections(model)
+        for table in getattr(module, configs)()
+    }
+    times = Counter(name for table in found.values() for name in table.feature_names)
+    return {
+        path: tuple(
+            f"{name}@{table.name}" if times[name] > 1 else name for name in table.feature_names
+        )
+        for path, table in found.items()
+    }
 
 
 def _jagged(model: nn.Module) -> Iterator[tuple[str, Jagged]]:

@@ -68,13 +68,14 @@ class TableTotals:
         return self.metric / max(self.used.uses(), 1)
 
     def state(self) -> dict[str, Any]:
-        """All but the weight, as tensors."""
+        """All but the weight, as tensors and numbers."""
         parts = {"counted": self.counted.state(), "used": self.used.state()}
         tensors: dict[str, Any] = {
             part: {key: torch.from_numpy(np.array(values)) for key, values in state.items()}
             for part, state in parts.items()
         }
-        return {**tensors, "metric": torch.from_numpy(self.metric.copy())}
+        metric = torch.from_numpy(self.metric.copy())
+        return {**tensors, "metric": metric, "shape": [self.rows, self.dim]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take what `state` gave.
@@ -82,18 +83,15 @@ class TableTotals:
         Raises:
             StatsError: of a table of other size.
         """
-        counted, used = (
+        if state["shape"] != [self.rows, self.dim]:
+            what = "a state of another table"
+            raise StatsError(
+                what, where=self.name, got=state["shape"], expected=[self.rows, self.dim]
+            )
+        self.counted, self.used = (
             RowCounts.of({key: values.numpy().copy() for key, values in state[part].items()})
             for part in ("counted", "used")
         )
-        most = max((int(part.ids[-1]) for part in (counted, used) if len(part.ids)), default=-1)
-        if most >= self.rows or tuple(state["metric"].shape) != self.metric.shape:
-            got = f"row {most}, metric {tuple(state['metric'].shape)}"
-            expected = f"{self.rows} rows of {self.dim}"
-            raise StatsError(
-                "a state of another table", where=self.name, got=got, expected=expected
-            )
-        self.counted, self.used = counted, used
         self.metric = state["metric"].numpy().copy()
 
 
