@@ -1,8 +1,11 @@
-"""What each field and each row is worth, measured in a PyTorch loop. Needs torch.
+"""What each field and each row is worth, measured in a PyTorch loop.
 
-from sharkstore.importance import Importance
+    from sharkstore.importance import Importance
+
+Needs torch.
 """
 
 from sharkstore.importance.measure import Importance
+from sharkstore.importance.prune import Round, prune_gradually
 
-__all__ = ["Importance"]
+__all__ = ["Importance", "Round", "prune_gradually"]

@@ -26,6 +26,8 @@ from sharkstore.importance.save import save_totals
 from sharkstore.importance.sums import pull_back, sum_batch
 from sharkstore.importance.table import counts_of, use_rows
 from sharkstore.importance.totals import Totals
+from sharkstore.plan.model import FieldPlan
+from sharkstore.plan.prune import tables_without_fields
 from sharkstore.stats.file import Path, open_stats
 from sharkstore.stats.rows import Weights
 
@@ -296,6 +298,25 @@ class Importance:
             StatsError: no row was counted.
         """
         return self._totals.tables[table].mean_row(self._totals.weights)
+
+    def prune(self, fields: Collection[str]) -> None:
+        """Make the tables of these fields their mean row, in the model, and train them no more.
+
+        Every row becomes c, so the model runs on; the weight no longer requires gradients.
+
+        Raises:
+            PlanError: an unknown field, or some fields only of a shared table.
+            StatsError: no row was counted.
+        """
+        plans = {name: FieldPlan(table) for name, table in self.fields.items()}
+        names = list(self._totals.tables)
+        for name in tables_without_fields(plans, names, list(fields), explicit=True):
+            weight = self._totals.tables[name].weight
+            row = torch.from_numpy(self.mean_row(name)).to(weight)
+            with torch.no_grad():
+                weight.copy_(row)
+            weight.requires_grad_(False)
+            weight.grad = None
 
     @property
     def left_out(self) -> list[int]:
