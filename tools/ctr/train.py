@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 
 from ctr.datasets import TRAIN, VALIDATION, Dataset, Ids
 from ctr.model import Ctr, table_name
 from sharkstore import Store
+from sharkstore.importance import Importance
 
 F64 = NDArray[np.float64]
 
@@ -140,45 +139,32 @@ def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
     return above / (positive * (len(labels) - positive))
 
 
-def row_counts(dataset: Dataset) -> dict[str, NDArray[np.int64]]:
-    """How often the training split uses each row: int64 (rows,) by field."""
-    ids, _ = dataset.part(TRAIN)
-    return {
-        field: np.bincount(ids[:, index], minlength=rows)
-        for index, (field, rows) in enumerate(
-            zip(dataset.fields, dataset.cardinalities, strict=True)
-        )
-    }
+def measure(model: Ctr, dataset: Dataset) -> Importance:
+    """What fields and rows are worth: counted on training samples, measured on validation.
 
-
-def field_scores(model: Ctr, dataset: Dataset) -> dict[str, float]:
-    """Taylor score of each field: how far the loss moves when its rows become their mean.
-
-    From SHARK (arXiv 2308.09395): score_f = mean_n |<g_nf, mean_f - e_nf>|, with e_nf the
-    vector that sample n looks up in field f, g_nf the gradient of the sample's own loss and
-    mean_f the mean row by training counts. One backward pass over the validation split scores
-    all fields: the gradient is (p - y) times that of the logit.
+    Gradients of training samples would vanish for the rows that were fitted to them.
     """
-    counts = row_counts(dataset)
-    weights = [torch.from_numpy(counts[f] / counts[f].sum()).float() for f in model.fields]
-    means = torch.stack([w @ model.table(f) for w, f in zip(weights, model.fields, strict=True)])
-    ids, labels = dataset.part(VALIDATION)
-    total = torch.zeros(len(model.fields), dtype=torch.float64)
+    importance = Importance(model, {field: table_name(field) for field in model.fields})
     model.eval()
+    with importance.counting(labelled=True), torch.no_grad():
+        for ids, labels in _blocks(dataset, TRAIN):
+            model(ids)
+            importance.positives(labels)
+    with importance:
+        for ids, labels in _blocks(dataset, VALIDATION):
+            importance.step(model(ids), labels)
+    return importance
+
+
+def _blocks(dataset: Dataset, split: int) -> Iterator[tuple[Ids, Tensor]]:
+    """The samples of a split: ids (n, fields), labels uint8 (n,)."""
+    ids, labels = dataset.part(split)
     for start in range(0, len(ids), BLOCK):
-        vectors = model.embed(ids[start : start + BLOCK]).detach().requires_grad_()
-        logits = model.head(vectors)
-        (slope,) = torch.autograd.grad(logits.sum(), vectors)
-        error = logits.detach().sigmoid() - torch.from_numpy(labels[start : start + BLOCK])
-        moves = (slope * (means - vectors.detach())).sum(dim=2) * error[:, None]
-        total += moves.double().abs().sum(dim=0)
-    return dict(zip(model.fields, (total / len(ids)).tolist(), strict=True))
+        yield ids[start : start + BLOCK], torch.from_numpy(labels[start : start + BLOCK])
 
 
 def save(model: Ctr, dataset: Dataset, folder: Path) -> tuple[Path, Path, dict[str, float]]:
     """Write `model.safetensors` and `stats.safetensors` into a folder.
-
-    The stats hold each row's training count, which is its priority too, and field scores.
 
     Returns:
         Both paths, and the scores by field.
@@ -186,18 +172,6 @@ def save(model: Ctr, dataset: Dataset, folder: Path) -> tuple[Path, Path, dict[s
     checkpoint, stats = folder / "model.safetensors", folder / "stats.safetensors"
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_tensors(state, checkpoint)
-    arrays: dict[str, NDArray[Any]] = {}
-    for field, count in row_counts(dataset).items():
-        arrays[f"tables/{table_name(field)}/count"] = count
-        arrays[f"tables/{table_name(field)}/priority"] = count.astype(np.float32)
-    scores = field_scores(model, dataset)
-    for field, score in scores.items():
-        arrays[f"fields/{field}/score"] = np.array([score])
-    metadata = {
-        "fields": json.dumps({field: table_name(field) for field in model.fields}),
-        "samples": str(np.count_nonzero(dataset.split == TRAIN)),
-        "loss": "binary cross-entropy",
-        "version": "1",
-    }
-    save_arrays(arrays, stats, metadata)
-    return checkpoint, stats, scores
+    importance = measure(model, dataset)
+    importance.save(stats)
+    return checkpoint, stats, {f: one["score"] for f, one in importance.scores().items()}
