@@ -106,6 +106,7 @@ class Importance:
         positives = all(f"tables/{name}/positive" in stats.arrays for name in self._totals.tables)
         if positives:
             self._totals.counted_labelled = float(stats.metadata.get("labelled", 0))
+        self._reduction.done.add("counted")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -188,7 +189,7 @@ class Importance:
         positive: Tensor | None = None,
         retain_graph: bool = False,
     ) -> None:
-        """Measure the batch whose forward pass has just run.
+        """Measure the batch whose forward pass has just run: each pass is followed by one step.
 
         Args:
             logits: (n,), (n, 1), (n, heads), or for cross-entropy (n, classes); several heads
@@ -205,12 +206,13 @@ class Importance:
         Raises:
             StatsError: shapes that don't fit, logits without gradient, no lookup seen.
         """
+        found = self._take_lookups()
         losses = [loss] if isinstance(loss, str) else list(loss)
         seed = self._totals.batches
         made = pull_step(logits, labels, loss, seed)
         if positive is not None:
             made = Step(made.samples, made.pulls, flags(positive, made.samples))
-        self._measure(made, losses, empirical=False, retain_graph=retain_graph)
+        self._measure(found, made, losses, empirical=False, retain_graph=retain_graph)
 
     def backward(
         self,
@@ -234,6 +236,7 @@ class Importance:
         Raises:
             StatsError: as `step`.
         """
+        found = self._take_lookups()
         if reduction not in REDUCTIONS:
             raise StatsError(f"reduction {reduction!r}", expected=" or ".join(REDUCTIONS))
         if not losses.requires_grad or losses.dim() != (reduction == "none"):
@@ -241,16 +244,26 @@ class Importance:
             got, expected = tuple(losses.shape), "(n,), or () with a reduction"
             remedy = "make it with reduction='none', or say how it was reduced"
             raise StatsError(what, got=got, expected=expected, remedy=remedy)
-        lookups = [one for of_module in self._lookups.values() for one in of_module]
+        lookups = [one for of_module in found.values() for one in of_module]
         samples = lookups[0].samples if lookups and reduction != "none" else losses.numel()
         marks = None if positive is None else flags(positive, samples)
         made = pull_losses(losses, samples, marks, samples if reduction == "mean" else 1)
-        self._measure(made, ["per_sample"], empirical=True, retain_graph=retain_graph)
+        self._measure(found, made, ["per_sample"], empirical=True, retain_graph=retain_graph)
+
+    def _take_lookups(self) -> dict[str, list[Lookup]]:
+        """What was looked up since the last step, by module; gone even if the step fails."""
+        found, self._lookups = self._lookups, {}
+        return found
 
     def _measure(
-        self, step: Step, losses: Sequence[str], *, empirical: bool, retain_graph: bool
+        self,
+        found: Mapping[str, list[Lookup]],
+        step: Step,
+        losses: Sequence[str],
+        *,
+        empirical: bool,
+        retain_graph: bool,
     ) -> None:
-        found, self._lookups = self._lookups, {}
         if self._hooks is None or self._counting is not None:
             raise StatsError("steps belong into `with importance:`")
         if not found:
@@ -348,7 +361,7 @@ class Importance:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was added up, to go on with another day: tensors, numbers and texts."""
-        return self._totals.state()
+        return {**self._totals.state(), "complete": sorted(self._reduction.done)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave; steps go on from there.
@@ -357,6 +370,7 @@ class Importance:
             StatsError: of another model.
         """
         self._totals.restore(state)
+        self._reduction.done = set(state["complete"])
 
     def _refuse_nested(self) -> None:
         if self._hooks is not None:

@@ -19,24 +19,28 @@ class Reduction:
 
     Args:
         parallel: the model is in DistributedDataParallel.
+
+    Attributes:
+        done: the parts that are complete: `counted`, `measured`.
     """
 
     def __init__(self, totals: Totals, *, parallel: bool) -> None:
         self._totals = totals
         self._parallel = parallel
-        self._done: set[str] = set()
+        self.done: set[str] = set()
 
     def refuse_more(self, part: str) -> None:
-        """Refuse to add to sums over processes: a second reduction would count them twice."""
-        if part in self._done:
-            raise StatsError(f"the {part} samples are summed over processes already")
+        """Refuse to add to what is complete: a second reduction would count it twice."""
+        if part in self.done:
+            what = f"the {part} samples are complete: summed over processes, or out of a file"
+            raise StatsError(what, remedy="begin with another Importance")
 
     def refuse_unreduced(self, *parts: str) -> None:
         """Refuse to use one process's share of what several see."""
         if not (self._parallel and dist.is_initialized() and dist.get_world_size() > 1):
             return
         for part in parts:
-            if getattr(self._totals, part) and part not in self._done:
+            if getattr(self._totals, part) and part not in self.done:
                 what = f"the {part} samples are those of this process only"
                 raise StatsError(what, where="DistributedDataParallel", remedy=REMEDY)
 
@@ -54,17 +58,17 @@ class Reduction:
         totals = self._totals
         everyone: list[dict[str, Any]] = [{}] * dist.get_world_size(group)
         dist.all_gather_object(everyone, _share(totals), group=group)
-        if "counted" not in self._done and any(share["counted"] for share in everyone):
+        if "counted" not in self.done and any(share["counted"] for share in everyone):
             for table in totals.tables.values():
                 table.counted = _sum_rows(table.counted, group)
             totals.counted = sum(share["counted"] for share in everyone)
             totals.counted_labelled = sum(share["counted_labelled"] for share in everyone)
-            self._done.add("counted")
-        if "measured" not in self._done and any(share["measured"] for share in everyone):
+            self.done.add("counted")
+        if "measured" not in self.done and any(share["measured"] for share in everyone):
             for table in totals.tables.values():
                 table.used = _sum_rows(table.used, group)
             _sum_measured(totals, everyone)
-            self._done.add("measured")
+            self.done.add("measured")
 
 
 def _share(totals: Totals) -> dict[str, Any]:

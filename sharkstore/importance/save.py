@@ -67,8 +67,9 @@ def _metadata(totals: Totals) -> dict[str, str]:
     metadata = {
         "version": "1",
         "fields": json.dumps(totals.fields),
-        "samples": _number(totals.counted or 0),
     }
+    if totals.counted:
+        metadata["samples"] = _number(totals.counted)
     if totals.labelled:
         metadata |= {
             "labelled": _number(totals.labelled),

@@ -35,7 +35,8 @@ class BatchSums:
         """Fields and tables with sums that are not finite."""
         finite = self.scores.isfinite().all(dim=1).tolist()
         fields = [field for field, sound in zip(self.fields, finite, strict=True) if not sound]
-        traces = torch.stack([metric.trace() for metric in self.metrics.values()])
+        home = self.scores.device
+        traces = torch.stack([metric.trace().to(home) for metric in self.metrics.values()])
         tables = zip(self.metrics, traces.isfinite().tolist(), strict=True)
         return fields or [table for table, sound in tables if not sound]
 
@@ -91,12 +92,13 @@ def sum_batch(
     moves: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
+    home = pulled[0][0].output.device
     for index, (lookup, fields) in enumerate(lookups):
         grads = [(pull, grads[index]) for pull, grads in pulled]
         move, mask, metric = _sum_lookup(lookup, grads, means[lookup.site.table])
         table = lookup.site.table
         metrics[table] = metric if table not in metrics else metrics[table] + metric
-        by_sample = _by_sample(lookup, len(fields), torch.stack([move, mask]))
+        by_sample = _by_sample(lookup, len(fields), torch.stack([move, mask])).to(home)
         for column, field in enumerate(fields):
             a, b = by_sample[0, :, column], by_sample[1, :, column]
             moves[field] = moves[field] + a if field in moves else a
@@ -138,7 +140,8 @@ def _sum_lookup(
 def _spread(values: Tensor, lookup: Lookup, dtype: torch.dtype) -> Tensor:
     """Values of samples, (samples,), as values of vectors, (m,)."""
     owner = lookup.vectors_owner
-    return (values if owner is None else values[owner]).to(dtype)
+    values = values.to(lookup.output.device, dtype)  # tables need not be where the head is
+    return values if owner is None else values[owner]
 
 
 def _by_sample(lookup: Lookup, columns: int, values: Tensor) -> Tensor:

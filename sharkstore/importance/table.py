@@ -16,7 +16,7 @@ from sharkstore.plan.stats import Stats
 from sharkstore.stats.file import spans
 from sharkstore.stats.rows import RowCounts, Weights
 
-GATHER = 1 << 16  # rows
+GATHER = 1 << 13  # rows: what a core keeps near
 
 
 class TableTotals:
@@ -99,7 +99,8 @@ def use_rows(counts: RowCounts, lookup: Lookup, positive: Tensor | None) -> None
     """Count a lookup's rows; `positive` is bool (samples,)."""
     marks = None
     if positive is not None:
-        mine = positive if lookup.owner is None else positive[lookup.owner]
+        mine = positive.to(lookup.ids.device)
+        mine = mine if lookup.owner is None else mine[lookup.owner]
         marks = mine.cpu().numpy()
     counts.add(lookup.ids.cpu().numpy(), marks)
 

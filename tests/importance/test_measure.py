@@ -294,6 +294,27 @@ def test_an_earlier_file_stands_in_for_the_counting_pass(model, tmp_path):
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
+def test_counts_out_of_a_file_are_not_added_to(model, tmp_path):
+    counted(model).save(tmp_path / "s")
+    importance = Importance(model, counts=tmp_path / "s")
+    with pytest.raises(StatsError, match="counted samples are complete"), importance.counting():
+        pass
+
+
+def test_a_step_that_fails_takes_its_batch_with_it(model):
+    clean, bumpy = counted(model), counted(model)
+    with clean:
+        clean.step(model(IDS), LABELS)
+    with bumpy:
+        with pytest.raises(StatsError, match="labels"):
+            bumpy.step(model(IDS), LABELS[:3])
+        with pytest.raises(StatsError, match="losses of samples"):
+            bumpy.backward(model(IDS).mean())
+        bumpy.step(model(IDS), LABELS)
+    assert bumpy.scores() == clean.scores()
+    assert bumpy.state_dict()["tables"]["user.weight"]["used"]["times"].sum() == len(IDS)
+
+
 def test_counts_of_another_model_are_refused(model, tmp_path):
     counted(model).save(tmp_path / "s")
     other = Small()

@@ -13,11 +13,12 @@ import click
 
 from benchmarks import convert as conversions
 from benchmarks import lookup as lookups
-from benchmarks import opening
+from benchmarks import measuring, opening
 from benchmarks import small as calls
 from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
 from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, Case, Options
+from benchmarks.measuring import Loop
 from benchmarks.timing import Effort
 from sharkstore.errors import PlanError
 from sharkstore.plan.tiers import parse_tiers
@@ -154,6 +155,17 @@ def open_(*, tables: tuple[int, ...], quick: bool, as_json: bool) -> None:
     with work_folder(None, keep=False) as made:
         results = opening.run(tables, Effort(3, 0.005) if quick else Effort(), made)
     click.echo(opening.as_json(results) if as_json else opening.text(results))
+
+
+@main.command()
+@click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Rounds.")
+@click.option("--quick", is_flag=True, help="Small tables and few batches: is all in order?")
+@click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
+def importance(*, repeats: int, quick: bool, as_json: bool) -> None:
+    """Scores of fields and rows, beside the loop that they are measured in."""
+    loops = [Loop((16,), sparse=True, fields=3, rows=1000, batch=64)] if quick else measuring.LOOPS
+    results = measuring.run(loops, Effort(2 if quick else repeats, 0.005))
+    click.echo(measuring.as_json(results) if as_json else measuring.text(results))
 
 
 def _cases(
