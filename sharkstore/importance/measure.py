@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -12,19 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel as Parallel
 
 from sharkstore.errors import StatsError
 from sharkstore.importance.count import Counting, flags
 from sharkstore.importance.find import find_sites
 from sharkstore.importance.hooks import Hooks
-from sharkstore.importance.lookups import Lookup, split_fields
 from sharkstore.importance.losses import Heads, Step, pull_losses, pull_step
+from sharkstore.importance.measuring import Measuring
 from sharkstore.importance.reduce import Reduction
 from sharkstore.importance.save import save_totals
-from sharkstore.importance.sums import pull_back, sum_batch
-from sharkstore.importance.table import counts_of, use_rows
+from sharkstore.importance.table import counts_of
 from sharkstore.importance.totals import Totals
 from sharkstore.plan.model import FieldPlan
 from sharkstore.plan.prune import tables_without_fields
@@ -88,13 +85,10 @@ class Importance:
     ) -> None:
         self._model: nn.Module = model.module if isinstance(model, Parallel) else model
         self._sites = find_sites(self._model, fields, skip)
-        self._norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm)]
         self._totals = Totals(self._sites, Weights(alpha_positive, alpha_negative, beta))
         self._reduction = Reduction(self._totals, parallel=self._model is not model)
         self._hooks: Hooks | None = None
-        self._counting: Counting | None = None
-        self._lookups: dict[str, list[Lookup]] = {}
-        self._means: dict[str, Tensor] = {}
+        self._pass: Counting | Measuring | None = None
         if counts is not None:
             self._take_counts(counts)
 
@@ -125,15 +119,14 @@ class Importance:
         self._reduction.refuse_more("counted")
         counting = Counting(self._totals, labelled=labelled)
         handle = self._model.register_forward_hook(counting.end_forward)
-        self._hooks = Hooks(self._sites, counting.add, gradients=False)
-        self._counting = counting
+        self._pass = counting
         try:
-            with self._hooks:
+            with Hooks(self._sites, counting.add, gradients=False):
                 yield
             counting.end()
         finally:
             handle.remove()
-            self._hooks = self._counting = None
+            self._pass = None
 
     def positives(self, labels: Tensor) -> None:
         """Labels, (samples,), of the forward pass just counted; above 0.5 is positive.
@@ -141,15 +134,22 @@ class Importance:
         Raises:
             StatsError: outside `counting(labelled=True)`, or of another length.
         """
-        if self._counting is None:
+        if not isinstance(self._pass, Counting):
             raise StatsError("positives belong into `with importance.counting(labelled=True):`")
-        self._counting.label(labels)
+        self._pass.label(labels)
 
     def end_period(self) -> None:
-        """End a period of the rows' priorities: an hour, a day (see `Weights`)."""
+        """End a period of the rows' priorities, an hour or a day, in the pass under way.
+
+        Raises:
+            StatsError: outside of both passes.
+        """
+        if self._pass is None:
+            raise StatsError("a period ends within a pass")
+        counting = isinstance(self._pass, Counting)
         for table in self._totals.tables.values():
-            for counts in (table.counted, table.used):
-                counts.end_period(self._totals.weights)
+            counts = table.counted if counting else table.used
+            counts.end_period(self._totals.weights)
 
     def __enter__(self) -> Self:
         """Hook the model's embedding modules, and compute the mean rows.
@@ -160,25 +160,16 @@ class Importance:
         self._refuse_nested()
         self._reduction.refuse_unreduced("counted")
         self._reduction.refuse_more("measured")
-        if any(norm.running_mean is None for norm in self._norms):
-            raise StatsError("batch norm without running statistics mixes the samples")
-        weights = self._totals.weights
-        self._means = {
-            name: torch.from_numpy(table.mean_row(weights)).to(table.weight.device)
-            for name, table in self._totals.tables.items()
-        }
-        self._hooks = Hooks(self._sites, self._keep, gradients=True)
+        measuring = Measuring(self._totals, self._sites, self._model)
+        self._hooks = Hooks(self._sites, measuring.add, gradients=True)
         self._hooks.__enter__()
+        self._pass = measuring
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._hooks is not None:
-            self._hooks.__exit__()
-        self._hooks = None
-        self._lookups.clear()
-
-    def _keep(self, lookup: Lookup) -> None:
-        self._lookups.setdefault(lookup.site.path, []).append(lookup)
+        assert self._hooks is not None
+        self._hooks.__exit__()
+        self._hooks = self._pass = None
 
     def step(
         self,
@@ -206,13 +197,13 @@ class Importance:
         Raises:
             StatsError: shapes that don't fit, logits without gradient, no lookup seen.
         """
-        found = self._take_lookups()
+        measuring = self._measuring()
+        found = measuring.take()
         losses = [loss] if isinstance(loss, str) else list(loss)
-        seed = self._totals.batches
-        made = pull_step(logits, labels, loss, seed)
+        made = pull_step(logits, labels, loss, seed=self._totals.batches)
         if positive is not None:
             made = Step(made.samples, made.pulls, flags(positive, made.samples))
-        self._measure(found, made, losses, empirical=False, retain_graph=retain_graph)
+        measuring.measure(found, made, losses, empirical=False, retain_graph=retain_graph)
 
     def backward(
         self,
@@ -236,7 +227,8 @@ class Importance:
         Raises:
             StatsError: as `step`.
         """
-        found = self._take_lookups()
+        measuring = self._measuring()
+        found = measuring.take()
         if reduction not in REDUCTIONS:
             raise StatsError(f"reduction {reduction!r}", expected=" or ".join(REDUCTIONS))
         if not losses.requires_grad or losses.dim() != (reduction == "none"):
@@ -244,57 +236,17 @@ class Importance:
             got, expected = tuple(losses.shape), "(n,), or () with a reduction"
             remedy = "make it with reduction='none', or say how it was reduced"
             raise StatsError(what, got=got, expected=expected, remedy=remedy)
-        lookups = [one for of_module in found.values() for one in of_module]
-        samples = lookups[0].samples if lookups and reduction != "none" else losses.numel()
+        samples = losses.numel()
+        if reduction != "none" and found:
+            samples = next(iter(found.values()))[0].samples
         marks = None if positive is None else flags(positive, samples)
         made = pull_losses(losses, samples, marks, samples if reduction == "mean" else 1)
-        self._measure(found, made, ["per_sample"], empirical=True, retain_graph=retain_graph)
+        measuring.measure(found, made, ["per_sample"], empirical=True, retain_graph=retain_graph)
 
-    def _take_lookups(self) -> dict[str, list[Lookup]]:
-        """What was looked up since the last step, by module; gone even if the step fails."""
-        found, self._lookups = self._lookups, {}
-        return found
-
-    def _measure(
-        self,
-        found: Mapping[str, list[Lookup]],
-        step: Step,
-        losses: Sequence[str],
-        *,
-        empirical: bool,
-        retain_graph: bool,
-    ) -> None:
-        if self._hooks is None or self._counting is not None:
+    def _measuring(self) -> Measuring:
+        if not isinstance(self._pass, Measuring):
             raise StatsError("steps belong into `with importance:`")
-        if not found:
-            remedy = (
-                "run the model within the loop, with gradients on, as it was given to Importance; "
-                "a copy made by torch.compile passes hooks by"
-            )
-            raise StatsError("no lookup was seen since the last step", remedy=remedy)
-        for norm in self._norms:
-            if norm.training:
-                raise StatsError("batch norm in training mode mixes samples", remedy="model.eval()")
-        totals = self._totals
-        split = [
-            pair for site in self._sites for pair in split_fields(site, found.get(site.path, []))
-        ]
-        lookups = [lookup for lookup, _ in split]
-        pulled = pull_back(step, lookups, retain_graph=retain_graph)
-        batch = sum_batch(split, pulled, self._means)
-        number, totals.batches = totals.batches, totals.batches + 1
-        broken = batch.broken()
-        if broken:
-            totals.left_out.append(number)
-            which = ", ".join(broken[:4]) + (", …" if len(broken) > 4 else "")
-            text = f"batch {number} (from 0) is kept out: gradients not finite in {which}"
-            warnings.warn(text, RuntimeWarning, stacklevel=3)
-            return
-        for lookup in lookups:
-            use_rows(totals.tables[lookup.site.table].used, lookup, step.positive)
-        totals.add(batch, step.samples)
-        totals.add_loss(losses, empirical=empirical)
-        totals.measured_labels &= step.positive is not None
+        return self._pass
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Each field's score, score_signed and sfs, in nats a sample for a binary loss.
@@ -373,5 +325,5 @@ class Importance:
         self._reduction.done = set(state["complete"])
 
     def _refuse_nested(self) -> None:
-        if self._hooks is not None:
+        if self._pass is not None:
             raise StatsError("one pass at a time: this Importance is in a context already")
