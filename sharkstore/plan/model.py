@@ -6,7 +6,6 @@ The JSON form is what `--dry-run` writes and `--plan` reads; every value but `wh
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from sharkstore.encodings import Encoding, parse_encoding
 from sharkstore.errors import PlanError
 from sharkstore.format.layout import MAX_TIERS
+from sharkstore.plan.stats import MOST
 
 VERSION = 1
 CONSTANT = Encoding("constant")
@@ -64,10 +64,17 @@ class TablePlan:
 
 @dataclass(frozen=True, slots=True)
 class FieldPlan:
-    """A field: its table, and its score if it was measured."""
+    """A field: its table, and its scores if they were measured.
+
+    Args:
+        score: mean over samples of the loss's absolute change when mean rows stand in for its
+            rows, to first order.
+        score_signed: the same of the signed change: that of the mean loss.
+    """
 
     table: str
     score: float | None = None
+    score_signed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +147,18 @@ def _fields(document: dict[str, Any], where: str) -> dict[str, FieldPlan]:
         place = f"{where}: field {name!r}"
         entry = _of_kind(entry, dict, "a field", place)  # noqa: PLW2901
         table = _member(entry, "table", str, place)
-        score = entry.get("score")
-        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
-            raise PlanError("its score must be a finite number or null", where=place, got=score)
-        fields[name] = FieldPlan(table, score)
+        scores = (_score(entry, kind, place) for kind in ("score", "score_signed"))
+        fields[name] = FieldPlan(table, *scores)
     return fields
+
+
+def _score(entry: dict[str, Any], kind: str, where: str) -> float | None:
+    """A score in the range that stats have, so that scores can be added up."""
+    score: float | None = entry.get(kind)
+    if score is None or (type(score) in (int, float) and -MOST <= score <= MOST):
+        return score
+    got = f"{score!r:.80}"
+    raise PlanError(f"its {kind} must be a finite number or null", where=where, got=got)
 
 
 def _table(entry: Any, where: str) -> TablePlan:

@@ -67,7 +67,14 @@ class Stats:
 
     def score(self, name: str) -> float | None:
         """A field's Taylor score; None if not measured."""
-        found = self.arrays.get(f"fields/{name}/score")
+        return self._of_field(name, "score")
+
+    def score_signed(self, name: str) -> float | None:
+        """The mean of a field's signed Taylor terms; None if not measured."""
+        return self._of_field(name, "score_signed")
+
+    def _of_field(self, name: str, kind: str) -> float | None:
+        found = self.arrays.get(f"fields/{name}/{kind}")
         return None if found is None else float(found.reshape(-1)[0])
 
 

@@ -12,7 +12,7 @@ from sharkstore.encodings import SPELLED, Encoding
 from sharkstore.errors import PlanError
 from sharkstore.plan.build import check_plan
 from sharkstore.plan.model import FieldPlan, Plan, TablePlan, TierPlan, parse_plan
-from sharkstore.plan.stats import Stats
+from sharkstore.plan.stats import MOST, Stats
 from sharkstore.tensors import Tensor
 
 TABLE = TablePlan(
@@ -61,6 +61,7 @@ def tables(draw):
     )
 
 
+scores = st.none() | st.floats(-MOST, MOST)
 plans = st.builds(
     Plan,
     tables=st.lists(tables(), max_size=3).map(tuple),
@@ -68,7 +69,7 @@ plans = st.builds(
     left=st.dictionaries(texts, texts, max_size=2),
     fields=st.dictionaries(
         texts,
-        st.builds(FieldPlan, texts, st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+        st.builds(FieldPlan, texts, scores, scores),
         max_size=2,
     ),
     nonfinite=st.sampled_from(["error", "zero"]),
@@ -200,6 +201,24 @@ def test_a_table_without_a_member_is_refused(key):
 def test_a_member_of_another_type_is_refused(key, value):
     with pytest.raises(PlanError, match=r"plan\.json"):
         parsed({**DOCUMENT, key: value})
+
+
+def test_a_plan_without_signed_scores_is_read():
+    document = copy.deepcopy(DOCUMENT)
+    del document["fields"]["f"]["score_signed"]
+    assert parsed(document).fields == {"f": FieldPlan("emb", 0.5, None)}
+
+
+@pytest.mark.parametrize("kind", ["score", "score_signed"])
+@pytest.mark.parametrize("score", ["1e999", "NaN", "1e39", "-1e39", "1" + "0" * 400, "true", '"x"'])
+def test_a_score_that_cant_be_added_up_is_refused(kind, score):
+    document = {**DOCUMENT, "fields": {"f": {"table": "emb", kind: "HERE"}}}
+    text = json.dumps(document).replace('"HERE"', score)
+    with pytest.raises(
+        PlanError, match=rf"plan\.json: field 'f': its {kind} must be a finite"
+    ) as at:
+        parse_plan(text, "plan.json")
+    assert len(str(at.value)) < 200
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN"])

@@ -46,6 +46,13 @@ def test_a_score_is_a_number():
     assert parsed({"fields/f/score": np.array([0.25])}).score("f") == 0.25
 
 
+def test_a_signed_score_is_a_number_of_its_own():
+    stats = parsed({"fields/f/score": [0.25], "fields/f/score_signed": [-0.125]})
+    assert stats.score_signed("f") == -0.125
+    assert stats.score("f") == 0.25
+    assert parsed({"fields/f/score": [0.25]}).score_signed("f") is None
+
+
 def test_keys_that_are_not_ours_are_left_out():
     assert set(parsed({"tables/emb/count": [1] * 5, "mine": [1]}).arrays) == {"tables/emb/count"}
 
