@@ -10,8 +10,9 @@ from typing import Any
 from sharkstore import __version__
 from sharkstore.errors import DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
-from sharkstore.plan.build import Policy, build_plan, check_plan
+from sharkstore.plan.build import Policy, build_plan, check_plan, weak_fields
 from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, parse_plan
+from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import open_checkpoint
@@ -22,6 +23,9 @@ from sharkstore.write.survey import Surveys
 
 Path = str | os.PathLike[str]
 
+# losses of a measurement that are not log losses
+OTHER_LOSSES = {"squared", "per_sample"}
+
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
@@ -31,6 +35,7 @@ class Conversion:
         plan: what happens to each table.
         metadata: of the store; in a dry run without digest and scale exponents.
         data_bytes: bytes of all chunk files.
+        pruned: the tables that go, what they cost in predicted loss and what they save.
         notes: what a person should know: rows that count alike, values set to zero, …
         written: whether the store was written; False in a dry run.
     """
@@ -38,6 +43,7 @@ class Conversion:
     plan: Plan
     metadata: StoreMetadata
     data_bytes: int
+    pruned: Pruned
     notes: tuple[str, ...] = ()
     written: bool = False
 
@@ -50,6 +56,9 @@ def convert_checkpoint(
     stats: Path | None = None,
     tables: Sequence[str] = (),
     keep: int | None = None,
+    keep_share: str | None = None,
+    prune_below: float | None = None,
+    prune_bytes: str | None = None,
     prune: Sequence[str] = (),
     drop: bool = False,
     default_row: Default = "zero",
@@ -68,8 +77,14 @@ def convert_checkpoint(
             (`f32@1000,f16@50,int8`).
         stats: row priorities and field scores; without it all rows count alike.
         tables: globs over the checkpoint's keys; they replace the rule which are tables.
-        keep: keep this many fields, the best by score, and prune the rest.
-        prune: fields to prune: a table whose fields all go becomes its mean row.
+        keep: keep this many fields, the best by score, and prune the rest: a table whose
+            fields all go becomes its mean row. This and the next four exclude each other; all
+            but `prune` need field scores.
+        keep_share: keep this share of the fields (`60%`), to the nearest number and at least 1.
+        prune_below: prune the fields that score less.
+        prune_bytes: prune the tables of least score per byte until this much of the tables'
+            float32 bytes is saved: a share (`30%`) or a size (`8GiB`, `500MB`).
+        prune: fields to prune, by name.
         drop: leave pruned tables out instead.
         default_row: the row for ids out of bounds: `zero`, or the table's `mean`.
         nonfinite: `error`, or `zero` to store NaN and infinities in tables as 0.
@@ -91,19 +106,33 @@ def convert_checkpoint(
     source = open_checkpoint(checkpoint)
     measured = Stats() if stats is None else open_stats(stats)
     if plan is None:
-        policy = Policy(tiers, tables, keep, prune, drop, default_row, nonfinite)
+        policy = Policy(
+            tiers=tiers,
+            tables=tables,
+            keep=keep,
+            keep_share=keep_share,
+            prune_below=prune_below,
+            prune_bytes=prune_bytes,
+            prune=prune,
+            drop=drop,
+            default=default_row,
+            nonfinite=nonfinite,
+        )
         planned = build_plan(source.tensors, source.left, measured, policy)
+        notes = _stay(planned, policy)
     else:
         planned = _replayed(plan, source, measured)
+        notes = _unsaid(planned, source)
     provenance: dict[str, Any] = {
         "tool": f"sharkstore {__version__}",
         "source": {"name": source.name},
         "plan": planned.document(),
     }
-    notes = _notes(planned, measured, keep) + _unsaid(planned, source)
+    notes += _notes(planned, measured)
     if dry_run:
         metadata = plan_metadata(planned, source.tensors, provenance, {})
-        return Conversion(planned, metadata, data_bytes(metadata), notes)
+        pruned = _pruned(planned, metadata, measured)
+        return Conversion(planned, metadata, data_bytes(metadata), pruned, notes)
     metadata, surveys = write_store(
         source,
         source.tensors,
@@ -114,8 +143,9 @@ def convert_checkpoint(
         overwrite=overwrite,
         progress=progress or _silent,
     )
-    found = notes + _found(surveys)
-    return Conversion(planned, metadata, data_bytes(metadata), found, written=True)
+    notes += _found(surveys)
+    pruned = _pruned(planned, metadata, measured)
+    return Conversion(planned, metadata, data_bytes(metadata), pruned, notes, written=True)
 
 
 def _refuse_inside(path: Path | None, store: Path) -> None:
@@ -139,19 +169,38 @@ def _replayed(path: Path, source: Checkpoint, stats: Stats) -> Plan:
     return planned
 
 
-def _notes(plan: Plan, stats: Stats, keep: int | None) -> tuple[str, ...]:
+def _pruned(plan: Plan, metadata: StoreMetadata, stats: Stats) -> Pruned:
+    stored = {table.name: table.nbytes for table in metadata.tables}
+    other = OTHER_LOSSES & set(stats.metadata.get("loss", "").split("+"))
+    unit = "nats" if stats.fields and not other else ""
+    return Pruned(pruned_tables(plan, stored), unit)
+
+
+def _stay(plan: Plan, policy: Policy) -> tuple[str, ...]:
+    """What stays though the user asked for less: a table goes only with all its fields."""
     notes = []
     stored = {table.name for table in plan.tables if table.action == "store"}
-    kept = [name for name, one in plan.fields.items() if one.table in stored]
-    if keep is not None and len(kept) > keep:
-        more = len(kept) - keep
-        notes.append(f"weak fields that share a table with one that is kept stay: {more}")
-    by_id = [t for t in plan.tables if t.action == "store" and t.order == "id" and len(t.tiers) > 1]
+    spared = [f for f in weak_fields(plan.fields, policy) if plan.fields[f].table in stored]
+    if spared:
+        shared = "weak fields that share a table with one that is kept stay"
+        notes.append(f"{shared}: {_names(spared)}")
+    if policy.pruning and len(stored) == len(plan.tables):
+        notes.append(f"nothing is pruned: {policy.pruning[0]} leaves all tables")
+    return tuple(notes)
+
+
+def _notes(plan: Plan, stats: Stats) -> tuple[str, ...]:
+    notes = []
+    by_id = [
+        table.name
+        for table in plan.tables
+        if table.action == "store" and table.order == "id" and len(table.tiers) > 1
+    ]
     if by_id:
         which = "all tables" if len(by_id) == len(plan.tables) else _names(by_id)
         notes.append(f"{which}: no priorities, so all rows are equal and tiers go by row id")
     unweighted = [
-        t
+        t.name
         for t in plan.tables
         if _wants_mean(t) and stats.count(t.name) is None and stats.mean(t.name) is None
     ]
@@ -175,9 +224,9 @@ def _unsaid(plan: Plan, source: Checkpoint) -> tuple[str, ...]:
     return (f"left out by the plan: {', '.join(unsaid)}",) if unsaid else ()
 
 
-def _names(tables: list[TablePlan]) -> str:
-    more = f" and {len(tables) - 4} more" if len(tables) > 4 else ""
-    return ", ".join(table.name for table in tables[:4]) + more
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 def _found(surveys: Surveys) -> tuple[str, ...]:

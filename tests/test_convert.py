@@ -35,6 +35,7 @@ from sharkstore.errors import (
     WriteError,
 )
 from sharkstore.plan.build import Policy, build_plan
+from sharkstore.plan.pruned import Pruned, PrunedTable
 from sharkstore.plan.stats import Stats
 from sharkstore.readers.open import open_checkpoint
 from sharkstore.report import verify
@@ -372,7 +373,82 @@ def test_weak_fields_that_share_a_kept_table_are_told(convert):
     scores = {"user": 0.1, "friend": 0.3, "item": 0.2}
     stats = {f"fields/{name}/score": np.array([score]) for name, score in scores.items()}
     _, done = convert(stats=stats, fields=FIELDS, keep=1)
-    assert "weak fields that share a table with one that is kept stay: 1" in done.notes
+    assert "weak fields that share a table with one that is kept stay: user" in done.notes
+
+
+SCORES = {
+    **{f"fields/{n}/score": np.array([s]) for n, s in zip(FIELDS, (0.25, 0.5, 1.0), strict=True)},
+    **{f"fields/{name}/score_signed": np.array([-0.125]) for name in FIELDS},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        ({"keep": 2}, []),
+        ({"keep": 1}, [USER]),
+        ({"keep_share": "50%"}, []),
+        ({"keep_share": "40%"}, [USER]),
+        ({"prune_below": 0.75}, [USER]),
+        # user saves 32 000 bytes for 0.75, item 8 000 for 1
+        ({"prune_bytes": "30%"}, [USER]),
+        ({"prune_bytes": "8KB"}, [USER]),
+        ({"prune": ["item"]}, [ITEM]),
+        ({}, []),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_each_way_of_pruning_tells_what_goes(convert, options, gone, dry_run):
+    _, done = convert(stats=SCORES, fields=FIELDS, dry_run=dry_run, **options)
+    assert [t.name for t in done.plan.tables if t.action == "prune"] == gone
+    assert [table.table for table in done.pruned.tables] == gone
+    stay = f"nothing is pruned: --{next(iter(options), '').replace('_', '-')} leaves all tables"
+    assert (stay in done.notes) == (bool(options) and not gone)
+
+
+def test_what_goes_is_told_with_its_cost_and_what_it_saves(convert):
+    _, done = convert(stats=SCORES, fields=FIELDS, keep=1)
+    assert done.pruned == Pruned(
+        (PrunedTable(USER, ("user", "friend"), 0.75, -0.25, 1000 * 8 * 4 - 8 * 4),), "nats"
+    )
+
+
+def test_a_default_row_is_not_saved_and_a_dropped_table_is_saved_whole(convert):
+    _, mean = convert(stats=SCORES, fields=FIELDS, keep=1, default_row="mean", store="a.shark")
+    assert mean.pruned.saved_nbytes == 1000 * 8 * 4 - 2 * 8 * 4
+    _, dropped = convert(stats=SCORES, fields=FIELDS, keep=1, drop=True, store="b.shark")
+    assert dropped.pruned.saved_nbytes == 1000 * 8 * 4
+    assert dropped.metadata.nbytes + dropped.pruned.saved_nbytes < dropped.metadata.source_nbytes
+
+
+def test_pruning_by_name_without_stats_has_no_scores_to_tell(convert):
+    _, done = convert(prune=[ITEM])
+    assert done.pruned == Pruned((PrunedTable(ITEM, (ITEM,), None, None, 500 * 4 * 4 - 4 * 4),))
+
+
+@pytest.mark.parametrize(
+    ("loss", "unit"),
+    [
+        ("binary", "nats"),
+        ("binary+cross_entropy", "nats"),
+        ("binary cross-entropy", "nats"),
+        ("squared", ""),
+        ("binary+squared", ""),
+        ("per_sample", ""),
+    ],
+)
+def test_scores_are_nats_only_of_a_log_loss(tmp_path, checkpoint, loss, unit):
+    stats = tmp_path / "stats.safetensors"
+    save(stats, SCORES, {"fields": json.dumps(FIELDS), "loss": loss})
+    done = convert_checkpoint(checkpoint, tmp_path / "m.shark", stats=stats, keep=1)
+    assert done.pruned.unit == unit
+
+
+def test_a_replayed_plan_tells_what_its_scores_say(convert, tmp_path):
+    _, done = convert(stats=SCORES, fields=FIELDS, keep=1, dry_run=True)
+    _, replayed = convert(plan=save_plan(tmp_path, done.plan))
+    assert replayed.pruned.tables == done.pruned.tables
+    assert replayed.pruned.unit == ""
 
 
 def test_fields_and_scores_are_kept_in_the_store(convert):

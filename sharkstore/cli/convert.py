@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sharkstore.cli.pruned import pruned_document, pruned_messages
 from sharkstore.cli.render import (
     Bars,
     Grid,
@@ -22,6 +23,9 @@ from sharkstore.cli.render import (
 )
 from sharkstore.convert import Conversion, convert_checkpoint
 from sharkstore.errors import DestinationError, PlanError, WriteError
+from sharkstore.plan.amounts import parse_amount, parse_share
+from sharkstore.plan.build import PRUNING
+from sharkstore.plan.prune import check_least
 from sharkstore.plan.tiers import parse_tiers
 from sharkstore.report import ratio
 
@@ -33,17 +37,24 @@ Examples:
   sharkstore convert model.pt model.shark --tiers f32=1%,f16=9%,int8=rest
   sharkstore convert model.pt model.shark --stats stats.safetensors \\
       --tiers f32@1000,f16@50,int8 --keep 30
+  sharkstore convert model.pt model.shark --stats stats.safetensors --prune-bytes 30%
   sharkstore convert model.pt model.shark --dry-run --plan-out plan.json
   sharkstore convert model.pt model.shark --plan plan.json
 """
 
 
-def _tiers(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    try:
-        parse_tiers(value)
-    except PlanError as error:
-        raise click.BadParameter(str(error)) from error
-    return value
+def _checked(check: Callable[[Any], object]) -> Callable[..., Any]:
+    """A callback that refuses an option's value as bad usage, if it is given."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        try:
+            if value is not None:
+                check(value)
+        except PlanError as error:
+            raise click.BadParameter(str(error)) from error
+        return value
+
+    return callback
 
 
 @click.command(epilog=EXAMPLES)
@@ -53,7 +64,7 @@ def _tiers(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     "--tiers",
     default="int8",
     show_default=True,
-    callback=_tiers,
+    callback=_checked(parse_tiers),
     help="Encodings by share of the rows ('f32=1%,f16=9%,int8=rest') or by least priority "
     "('f32@1000,f16@50,int8'). Encodings: f32, f16, int8, int8.affine, int8.f32 (scales in "
     "float32), int8.affine.f32, constant (the tier's mean row).",
@@ -61,6 +72,26 @@ def _tiers(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 @click.option("--stats", type=click.Path(), help="Row priorities and field scores (safetensors).")
 @click.option("--tables", multiple=True, metavar="GLOB", help="Which tensors are tables.")
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the N best fields.")
+@click.option(
+    "--keep-share",
+    metavar="SHARE",
+    callback=_checked(parse_share),
+    help="Keep the best fields, this share of all ('60%').",
+)
+@click.option(
+    "--prune-below",
+    type=float,
+    metavar="SCORE",
+    callback=_checked(check_least),
+    help="Prune the fields that score less.",
+)
+@click.option(
+    "--prune-bytes",
+    metavar="AMOUNT",
+    callback=_checked(parse_amount),
+    help="Prune the tables of least score per byte until this much of all tables' float32 bytes "
+    "is saved ('30%', '8GiB', '500MB').",
+)
 @click.option("--prune", multiple=True, metavar="FIELD", help="Prune a field: see --drop.")
 @click.option("--drop", is_flag=True, help="Leave pruned tables out; else they are a mean row.")
 @click.option(
@@ -117,7 +148,7 @@ def convert(
 def _refuse_options_beside_plan(plan: str | None) -> None:
     """A plan has decided what these options would."""
     context = click.get_current_context()
-    for name in ("tiers", "tables", "keep", "prune", "drop", "default_row", "nonfinite"):
+    for name in ("tiers", "tables", *PRUNING, "drop", "default_row", "nonfinite"):
         given = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
         if plan is not None and given:
             option = "--" + name.replace("_", "-")
@@ -163,6 +194,7 @@ def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, A
         ],
         "dense": list(done.plan.dense),
         "left": dict(done.plan.left),
+        **pruned_document(done.pruned),
         "notes": list(done.notes),
     }
 
@@ -207,6 +239,7 @@ def _messages(done: Conversion, store: str, plan_out: str | None, *, verbose: bo
     if dense:
         texts.append(f"kept as they are, no tables: {len(dense)} ({_some(dense, verbose=verbose)})")
     texts += [f"left out: {name}: {why}" for name, why in done.plan.left.items()]
+    texts += pruned_messages(done)
     share = percent(ratio(metadata.nbytes, metadata.source_nbytes))
     before = f"{size(metadata.source_nbytes)} of tables in float32"
     sizes = f"{before}, now {size(metadata.nbytes)} ({share})"

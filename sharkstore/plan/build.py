@@ -7,12 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sharkstore.errors import PlanError
+from sharkstore.plan.amounts import parse_amount, parse_share
 from sharkstore.plan.model import Default, FieldPlan, NonFinite, Plan, TablePlan, TierPlan
-from sharkstore.plan.prune import tables_without_fields, weakest_fields
+from sharkstore.plan.prune import (
+    cheapest_tables,
+    check_least,
+    fields_below,
+    tables_without_fields,
+    weakest_fields,
+    weakest_share,
+)
 from sharkstore.plan.select import can_be_table, check_size, choose_tables
 from sharkstore.plan.stats import Stats, check_stats, rows_at_least
 from sharkstore.plan.tiers import TierPolicy, parse_tiers
 from sharkstore.tensors import Tensor
+
+# options that say what goes; only one of them can
+PRUNING = ("keep", "keep_share", "prune_below", "prune_bytes", "prune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,10 @@ class Policy:
         tiers: the `--tiers` text.
         tables: globs that replace the rule which tensors are tables.
         keep: number of fields to keep, the best by score; None keeps all.
+        keep_share: share of the fields to keep, likewise: `60%`.
+        prune_below: prune the fields that score less.
+        prune_bytes: prune the tables of least score per byte until this much is saved of their
+            float32 bytes: `30%` of all tables', or `8GiB`.
         prune: fields to prune.
         drop: leave pruned tables out instead of storing their mean row.
         default: the row for ids out of bounds.
@@ -32,6 +47,9 @@ class Policy:
     tiers: str = "int8"
     tables: Sequence[str] = ()
     keep: int | None = None
+    keep_share: str | None = None
+    prune_below: float | None = None
+    prune_bytes: str | None = None
     prune: Sequence[str] = ()
     drop: bool = False
     default: Default = "zero"
@@ -46,6 +64,24 @@ class Policy:
                 raise PlanError(f"{name} must be a list of texts, got one text")
         if self.keep is not None and type(self.keep) is not int:
             raise PlanError("keep must be an integer", got=repr(self.keep))
+        if self.keep_share is not None:
+            parse_share(self.keep_share, "keep_share")
+        if self.prune_below is not None:
+            check_least(self.prune_below, "prune_below")
+        if self.prune_bytes is not None:
+            parse_amount(self.prune_bytes, "prune_bytes")
+        if len(self.pruning) > 1:
+            raise PlanError(f"{' and '.join(self.pruning)} don't mix: one option says what goes")
+        if self.drop and not self.pruning:
+            remedy = "say which by --keep or --prune, or an option like them"
+            raise PlanError("--drop leaves pruned tables out", remedy=remedy)
+
+    @property
+    def pruning(self) -> tuple[str, ...]:
+        """The options given that say what goes, as the command line spells them."""
+        given = [name for name in PRUNING if name != "prune" and getattr(self, name) is not None]
+        given += ["prune"] if len(self.prune) else []
+        return tuple("--" + name.replace("_", "-") for name in given)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -64,8 +100,11 @@ def build_plan(
     tiers = parse_tiers(policy.tiers)
     check_stats(stats, tensors)
     chosen = choose_tables(tensors, policy.tables, stats.tables)
-    fields = {name: FieldPlan(table, stats.score(name)) for name, table in stats.fields.items()}
-    pruned = _pruned(fields, list(chosen), policy)
+    fields = {
+        name: FieldPlan(table, stats.score(name), stats.score_signed(name))
+        for name, table in stats.fields.items()
+    }
+    pruned = _pruned(fields, [tensors[name] for name in chosen], policy)
     tables = []
     for name, why in chosen.items():
         table = _table(tensors[name], why, stats, tiers, policy)
@@ -116,15 +155,24 @@ def check_plan(plan: Plan, tensors: Mapping[str, Tensor], stats: Stats) -> None:
             raise PlanError(f"table {one.table!r} of field {field!r} is not in the plan")
 
 
-def _pruned(fields: Mapping[str, FieldPlan], tables: list[str], policy: Policy) -> list[str]:
-    if policy.drop and policy.keep is None and not policy.prune:
-        raise PlanError("--drop leaves pruned tables out: say which by --keep or --prune")
-    if policy.keep is not None and policy.prune:
-        raise PlanError("--keep and --prune don't mix: name what goes, or how many stay")
+def weak_fields(fields: Mapping[str, FieldPlan], policy: Policy) -> list[str]:
+    """Fields that a policy finds too weak; their tables go unless a stronger one needs them."""
     if policy.keep is not None:
-        weak = weakest_fields(fields, policy.keep)
-        return tables_without_fields(fields, tables, weak, explicit=False)
-    return tables_without_fields(fields, tables, policy.prune, explicit=True)
+        return weakest_fields(fields, policy.keep)
+    if policy.keep_share is not None:
+        return weakest_share(fields, parse_share(policy.keep_share))
+    if policy.prune_below is not None:
+        return fields_below(fields, policy.prune_below)
+    return []
+
+
+def _pruned(fields: Mapping[str, FieldPlan], tables: Sequence[Tensor], policy: Policy) -> list[str]:
+    if policy.prune_bytes is not None:
+        sizes = {table.name: table.rows * table.shape[1] * 4 for table in tables}
+        return cheapest_tables(fields, sizes, parse_amount(policy.prune_bytes))
+    gone = policy.prune or weak_fields(fields, policy)
+    names = [table.name for table in tables]
+    return tables_without_fields(fields, names, gone, explicit=bool(policy.prune))
 
 
 def _table(tensor: Tensor, why: str, stats: Stats, tiers: TierPolicy, policy: Policy) -> TablePlan:

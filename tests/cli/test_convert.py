@@ -10,14 +10,40 @@ import subprocess
 import termios
 import time
 
+import numpy as np
 import pytest
 import torch
-from checkpoints import ITEM, USER, as_stored, contents, model, names, read_back, with_header
+from checkpoints import (
+    ITEM,
+    USER,
+    as_stored,
+    contents,
+    model,
+    names,
+    read_back,
+    save_stats,
+    with_header,
+)
 from strategies import assert_same_bits
 
 from sharkstore.convert import convert_checkpoint
 
 MIXED = "f32=1%,f16=9%,int8=rest"
+
+
+@pytest.fixture
+def signed(tmp_path):
+    """Stats with signed scores: of user and friend, which share a table, and of item."""
+    arrays = {f"tables/{USER}/count": np.arange(1000), f"tables/{ITEM}/count": np.arange(500)}
+    for name, score, change in (
+        ("user", 0.5, -0.025),
+        ("friend", 0.1, 0.0125),
+        ("item", 0.75, 0.25),
+    ):
+        arrays[f"fields/{name}/score"] = np.array([score])
+        arrays[f"fields/{name}/score_signed"] = np.array([change])
+    fields = {"user": USER, "friend": USER, "item": ITEM}
+    return save_stats(tmp_path / "signed.safetensors", arrays, fields)
 
 
 @pytest.fixture
@@ -115,6 +141,144 @@ def test_several_fields_are_pruned_and_dropped(shark, checkpoint, store, stats):
     )
     assert done.code == 0
     assert "dropped" in done.out.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--keep", 1],
+        ["--keep-share", "40%"],
+        ["--prune-below", 0.7],
+        ["--prune-bytes", "60 %"],
+        ["--prune-bytes", "30KB"],
+        ["--prune", "user", "--prune", "friend"],
+    ],
+    ids=lambda options: options[0],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_each_way_of_pruning_tells_what_goes_and_costs_and_saves(
+    shark, checkpoint, store, signed, options, dry
+):
+    done = shark("convert", checkpoint, store, "--stats", signed, *options, *dry)
+    assert done.code == 0
+    lines = done.err.splitlines()
+    cost = "-0.0125 (at most 0.6) nats a sample to first order"
+    at = lines.index("pruned table     fields        predicted loss  at most  saves")
+    assert lines[at + 1 : at + 3] == [
+        "emb.user.weight  user, friend         -0.0125      0.6  32 KB",
+        f"pruned 2 fields: predicted loss {cost}, saves 32 KB of 40 KB",
+    ]
+
+
+def test_json_has_what_goes_and_its_total(shark, checkpoint, store, signed):
+    options = ("convert", checkpoint, store, "--stats", signed, "--prune-bytes", "32KB", "--json")
+    found = json.loads(shark(*options).out)
+    sums = {"score": 0.6, "score_signed": -0.0125, "saved_nbytes": 31968}
+    assert found["pruned"] == [{"table": USER, "fields": ["user", "friend"], **sums}]
+    assert found["pruned_total"] == {"fields": 2, **sums}
+
+
+def test_json_of_a_conversion_that_prunes_nothing_says_so(shark, checkpoint, store):
+    found = json.loads(shark("convert", checkpoint, store, "--json").out)
+    assert found["pruned"] == []
+    assert found["pruned_total"] == {
+        "fields": 0,
+        "score": 0.0,
+        "score_signed": 0.0,
+        "saved_nbytes": 0,
+    }
+
+
+def test_without_signed_scores_the_bound_alone_is_told(shark, checkpoint, store, stats):
+    done = shark("convert", checkpoint, store, "--stats", stats, "--prune-below", "0.2")
+    assert "predicted loss" not in done.err
+    assert "share a table with one that is kept stay: friend" in done.err
+    assert "note: nothing is pruned: --prune-below leaves all tables" in done.err
+    done = shark(
+        "convert", checkpoint, store, "--stats", stats, "--keep-share", "1%", "--overwrite"
+    )
+    assert "pruned 1 field: predicted loss at most 0.25 nats a sample to first order" in done.err
+
+
+def test_without_scores_the_cost_is_not_known(shark, checkpoint, store):
+    done = shark("convert", checkpoint, store, "--prune", ITEM)
+    text = f"pruned 1 field: predicted loss not known, no score of {ITEM}, saves 7.98 KB of 40 KB"
+    assert text in done.err
+
+
+def test_the_fields_without_a_score_are_named(shark, checkpoint, store, tmp_path):
+    fields = dict.fromkeys(("user", "friend", "a", "b", "c", "d"), USER)
+    path = save_stats(tmp_path / "s.safetensors", {"fields/user/score": np.array([0.5])}, fields)
+    options = [word for name in fields for word in ("--prune", name)]
+    done = shark("convert", checkpoint, store, "--stats", path, *options)
+    assert (
+        "pruned 6 fields: predicted loss not known, no score of friend, a, b, c and 1" in done.err
+    )
+
+
+def test_a_dropped_table_leaves_no_mean_row_to_keep_the_loss(shark, checkpoint, store, signed):
+    done = shark("convert", checkpoint, store, "--stats", signed, "--keep", 1, "--drop")
+    assert "note: that loss is predicted for mean rows, which dropped tables lack" in done.err
+
+
+def test_what_goes_is_a_message_and_not_a_result(shark, checkpoint, store, signed):
+    options = ("convert", checkpoint, store, "--stats", signed, "--keep", 1, "-q")
+    done = shark(*options, "--format", "csv")
+    assert done.err == ""
+    assert [len(row) for row in csv.reader(io.StringIO(done.out))] == [7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--keep-share", "60", "can't read '60'"),
+        ("--keep-share", "0%", "share out of range"),
+        ("--keep-share", "101%", "share out of range"),
+        ("--prune-below", "nan", "not a score"),
+        ("--prune-below", "inf", "not a score"),
+        ("--prune-below", "-1", "not a score"),
+        ("--prune-below", "low", "not a valid float"),
+        ("--prune-bytes", "8G", "unknown unit 'G'"),
+        ("--prune-bytes", "-5%", "can't read"),
+        ("--prune-bytes", "0", "size out of range"),
+    ],
+)
+def test_amounts_that_make_no_sense_are_bad_usage(shark, checkpoint, store, option, value, word):
+    done = shark("convert", checkpoint, store, option, value)
+    assert done.code == 2
+    assert option in done.message
+    assert word in done.message
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--prune-below", 9], ["--prune-below 9 leaves no field", "at most 0.5"]),
+        (["--prune-bytes", "90%"], ["36,000 of 40,000 bytes", "at most 32,000"]),
+        (["--keep-share", "50%", "--keep", 1], ["--keep and --keep-share don't mix"]),
+        (["--prune-below", 0, "--prune", "item"], ["--prune-below and --prune don't mix"]),
+    ],
+)
+def test_pruning_that_cant_be_done_leaves_nothing(shark, checkpoint, store, stats, options, words):
+    done = shark("convert", checkpoint, store, "--stats", stats, *options)
+    assert done.code == 1
+    assert all(word in done.message for word in words)
+    assert not store.exists()
+
+
+def test_a_plan_has_decided_what_goes(shark, checkpoint, store, signed, tmp_path):
+    plan = tmp_path / "plan.json"
+    options = ("convert", checkpoint, store)
+    shark(*options, "--stats", signed, "--keep", 1, "--dry-run", "--plan-out", plan)
+    for option, value in (("--keep-share", "5%"), ("--prune-below", 0), ("--prune-bytes", "5%")):
+        done = shark(*options, "--plan", plan, option, value)
+        assert done.code == 2
+        assert f"{option} and --plan don't mix" in done.message
+    done = shark(*options, "--plan", plan)
+    assert (
+        "pruned 2 fields: predicted loss -0.0125 (at most 0.6) a sample to first order" in done.err
+    )
 
 
 def test_tables_are_taken_by_glob(shark, checkpoint, store):

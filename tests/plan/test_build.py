@@ -1,5 +1,6 @@
 """Options and stats to a plan, and whether a plan fits a checkpoint."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -128,6 +129,82 @@ def test_keep_without_scores_is_refused():
 def test_keep_and_prune_dont_mix():
     with pytest.raises(PlanError, match="--keep and --prune don't mix"):
         plan(SCORES, keep=1, prune=["item"])
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        ({"keep_share": "34%"}, [USER]),
+        ({"keep_share": "100%"}, []),
+        ({"prune_below": 1.5}, [USER]),
+        ({"prune_below": 1}, []),
+        ({"prune_below": 0}, []),
+        ({"prune_bytes": "1"}, [USER]),
+        ({"prune_bytes": "80B"}, [USER]),
+        ({"prune_bytes": "71%"}, [USER]),
+        ({"prune_bytes": "25%"}, [USER]),
+    ],
+)
+def test_what_is_too_weak_goes_and_a_shared_table_with_all_its_fields(options, gone, drop):
+    action = "drop" if drop else "prune"
+    assert actions(plan(SCORES, drop=drop, **options)) == {
+        name: action if name in gone else "store" for name in (USER, ITEM)
+    }
+
+
+def test_bytes_are_those_in_float32():
+    # 80 of user, 32 of item, which is bfloat16
+    with pytest.raises(PlanError, match=r"got 81 of 112 bytes, expected at most 80"):
+        plan(SCORES, prune_bytes="81")
+
+
+def test_signed_scores_reach_the_plan():
+    signed = measured({"fields/user/score": [0.5], "fields/user/score_signed": [-0.25]})
+    assert plan(signed).fields["user"] == FieldPlan(USER, 0.5, -0.25)
+
+
+PRUNING = {
+    "--keep": 1,
+    "--keep-share": "50%",
+    "--prune-below": 0.0,
+    "--prune-bytes": "10%",
+    "--prune": ["item"],
+}
+
+
+@pytest.mark.parametrize("option", [one for one in PRUNING if one != "--prune"])
+def test_pruning_by_scores_needs_scores(option):
+    with pytest.raises(PlanError, match=f"{option} needs field scores"):
+        plan(**{option[2:].replace("-", "_"): PRUNING[option]})
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(PRUNING, 2)), ids=" ".join)
+def test_options_that_say_what_goes_dont_mix(pair):
+    options = {option[2:].replace("-", "_"): PRUNING[option] for option in pair}
+    with pytest.raises(PlanError, match=f"{pair[0]} and {pair[1]} don't mix"):
+        plan(SCORES, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep_share": 0.6}, "keep_share: can't read 0.6 .*'12.5%'"),
+        ({"keep_share": "0%"}, "keep_share: share out of range"),
+        ({"prune_below": float("nan")}, "prune_below: not a score .got nan"),
+        ({"prune_below": -1}, "prune_below: not a score .got -1"),
+        ({"prune_bytes": 1000}, "prune_bytes: can't read 1000 .*'8GiB'.*'12.5%'"),
+        ({"prune_bytes": "101%"}, "prune_bytes: share out of range"),
+    ],
+)
+def test_an_amount_that_a_caller_gets_wrong_is_refused_by_name(options, message):
+    with pytest.raises(PlanError, match=message):
+        Policy(**options)
+
+
+def test_drop_alone_is_refused():
+    with pytest.raises(PlanError, match=r"--drop leaves pruned tables out; say which by --keep or"):
+        Policy(drop=True)
 
 
 def test_keeping_more_fields_than_there_are_is_refused():
