@@ -58,8 +58,9 @@ def pull_step(logits: Heads, labels: Heads, loss: str | Sequence[str], seed: int
     Raises:
         StatsError: shapes, labels or losses that don't fit.
     """
-    heads = [logits] if isinstance(logits, Tensor) else list(logits)
-    targets = [labels] if isinstance(labels, Tensor) else list(labels)
+    if isinstance(logits, Tensor):
+        logits, labels = [logits], [labels]  # type: ignore[list-item]
+    heads, targets = list(logits), list(labels)
     losses = [loss] * len(heads) if isinstance(loss, str) else list(loss)
     if not heads or not len(heads) == len(targets) == len(losses):
         got = f"{len(heads)} logits, {len(targets)} labels, {len(losses)} losses"
@@ -94,8 +95,9 @@ def _check(head: Tensor, target: Tensor, loss: str) -> None:
     if loss not in LOSSES:
         remedy = "for another loss: importance.backward(loss of each sample)"
         raise StatsError(f"loss {loss!r:.40}", expected=" or ".join(LOSSES), remedy=remedy)
-    if not isinstance(target, Tensor):
-        raise StatsError("labels must be a tensor", got=type(target).__name__)
+    for what, values in (("logits", head), ("labels", target)):
+        if not isinstance(values, Tensor):
+            raise StatsError(f"{what} must be a tensor", got=type(values).__name__)
     if not head.requires_grad:
         remedy = "run the model in the loop, without torch.no_grad() or inference_mode()"
         raise StatsError("logits carry no gradient", remedy=remedy)
@@ -174,7 +176,8 @@ def _each_head(logits: Tensor, slope: Tensor, curvature: Tensor) -> list[Pull]:
 
 def _columns(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and labels, (n, heads) and at least float32."""
-    wide = logits.detach().to(_wide(logits)).reshape(len(logits), -1)
+    wide = logits.detach().to(_wide(logits))
+    wide = wide if wide.dim() == 2 else wide[:, None]
     return wide, labels.to(wide.dtype).reshape(wide.shape)
 
 

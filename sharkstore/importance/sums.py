@@ -47,7 +47,8 @@ def pull_back(
     """The gradient of each pull in the vectors of each lookup; None where it has no part.
 
     Raises:
-        StatsError: lookups of another batch, or vectors that the model has written over.
+        StatsError: lookups of another batch, vectors that the model has written over, or
+            outputs that don't depend on any lookup.
     """
     for one in lookups:
         _check_lookup(one, step.samples)
@@ -62,6 +63,9 @@ def pull_back(
             allow_unused=True,
         )
         found.append((pull, list(grads)))
+    if all(grad is None for _, grads in found for grad in grads):
+        remedy = "pass what the model gave, not a detached copy"
+        raise StatsError("logits or losses do not come from the rows looked up", remedy=remedy)
     return found
 
 

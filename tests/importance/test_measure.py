@@ -91,6 +91,23 @@ def test_a_batch_without_lookups_is_told(model):
             importance.step(logits, LABELS)
 
 
+def test_logits_from_elsewhere_are_told(model):
+    importance = counted(model)
+    with importance, pytest.raises(StatsError, match="do not come from the rows looked up"):
+        importance.step(model(IDS).detach().requires_grad_(), LABELS)
+
+
+def test_an_empty_batch_changes_nothing(model):
+    importance, other = counted(model), counted(model)
+    with importance, other:
+        logits = model(IDS)
+        importance.step(logits, LABELS, retain_graph=True)
+        other.step(logits, LABELS)
+    with importance:
+        importance.step(model(IDS[:0]), LABELS[:0])
+    assert importance.scores() == other.scores()
+
+
 def test_batch_norm_must_not_mix_samples():
     everything = Everything()
     importance = Importance(everything, FIELDS)
@@ -136,6 +153,10 @@ def test_labels_must_be_labels(model):
             importance.step(logits, LABELS * float("nan"))
         with pytest.raises(StatsError, match=r"labels must be a tensor .got int"):
             importance.step([logits], [3])
+        with pytest.raises(StatsError, match=r"labels must be a tensor .got ndarray"):
+            importance.step(logits, LABELS.numpy())
+        with pytest.raises(StatsError, match=r"logits must be a tensor .got float"):
+            importance.step([0.5], [LABELS])
         with pytest.raises(StatsError, match="1 logits, 2 labels"):
             importance.step([logits], [LABELS, LABELS])
         classes = logits[:, None].expand(4, 3)
