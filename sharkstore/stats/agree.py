@@ -9,8 +9,9 @@ from sharkstore.plan.stats import FIELD_KINDS, PER_ROW, Stats
 from sharkstore.stats.file import VERSION
 from sharkstore.stats.inputs import column
 
-# texts of the metadata that must be the same wherever they are
-SAME = ("loss", "curvature", "alpha_positive", "alpha_negative", "beta")
+# texts of the metadata that must be the same wherever they are; a beta may differ, as it does
+# nothing within one period
+SAME = ("loss", "curvature", "alpha_positive", "alpha_negative")
 
 
 def check_agreement(files: Sequence[Stats]) -> None:

@@ -328,8 +328,13 @@ def test_files_that_dont_fit_are_refused_by_name(tmp_path, one, other, words):
 
 
 def test_numbers_that_are_written_otherwise_are_the_same(tmp_path):
-    _, metadata, _ = merged(tmp_path, (COUNT, {"beta": "1"}), (COUNT, {"beta": "1.0"}))
-    assert float(metadata["beta"]) == 1.0
+    one, other = (COUNT, {"alpha_positive": "1"}), (COUNT, {"alpha_positive": "1.0"})
+    assert float(merged(tmp_path, one, other)[1]["alpha_positive"]) == 1.0
+
+
+def test_betas_may_differ_as_they_do_nothing_within_a_period(tmp_path):
+    _, metadata, _ = merged(tmp_path, (COUNT, {"beta": "1.0"}), (COUNT, {"beta": "0.3"}))
+    assert "beta" not in metadata
 
 
 def test_a_curvature_that_a_file_doesnt_say_is_told(tmp_path):
