@@ -11,6 +11,7 @@ from sharkstore import __version__
 from sharkstore.cli.convert import convert
 from sharkstore.cli.inspect import inspect
 from sharkstore.cli.lookup import lookup
+from sharkstore.cli.stats import stats
 from sharkstore.cli.verify import verify
 from sharkstore.errors import SharkstoreError
 
@@ -18,13 +19,13 @@ from sharkstore.errors import SharkstoreError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sharkstore")
 def cli() -> None:
-    """Embedding tables in mixed precision: convert, inspect, verify, look up.
+    """Embedding tables in mixed precision: convert, inspect, verify, look up; their stats.
 
     Results go to stdout, messages and progress to stderr. Exit 0: done; 1: failed; 2: usage.
     """
 
 
-for command in (convert, inspect, verify, lookup):
+for command in (convert, inspect, verify, lookup, stats):
     cli.add_command(command)
 
 

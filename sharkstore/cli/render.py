@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 FORMATS = ("human", "json", "csv", "markdown")
 UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,37 @@ def percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
+def amount(value: float | None) -> str:
+    """A count or a measured value for people: 1,250 or 0.0312; empty for None."""
+    if value is None:
+        return ""
+    whole = abs(value) >= 1e4 or value == int(value)
+    return f"{value:,.0f}" if whole and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def bar(share: float, width: int) -> str:
+    """A share as a bar of up to `width` characters; `#` where the terminal has no blocks."""
+    share = min(max(share, 0.0), 1.0)
+    if not _can_print("█"):
+        return "#" * round(share * width)
+    whole, part = divmod(round(share * width * 8), 8)
+    return "█" * whole + EIGHTHS[part].strip()
+
+
+def room_beside(text: str) -> int:
+    """Characters that the terminal has left beside the longest line."""
+    longest = max(map(len, text.splitlines()), default=0)
+    return shutil.get_terminal_size().columns - longest
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def note(text: str, *, quiet: bool = False) -> None:
     """A message on stderr."""
     if not quiet:
@@ -90,21 +123,28 @@ def note(text: str, *, quiet: bool = False) -> None:
 
 
 class Bars:
-    """A progress bar for each stage, on a terminal only: bytes, rate, time left."""
+    """A progress bar for each stage, on a terminal only: bytes, rate, time left.
 
-    def __init__(self, *, quiet: bool) -> None:
+    Args:
+        quiet: no bars.
+        units: stage -> what it counts, if not bytes.
+    """
+
+    def __init__(self, *, quiet: bool, units: Mapping[str, str] | None = None) -> None:
         self._quiet = quiet
+        self._units = units or {}
         self._bar: Any = None
         self._stage = ""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Go on with a stage by so many bytes."""
+        """Go on with a stage by so much."""
         if stage != self._stage:
             self.close()
             self._stage = stage
             hidden = True if self._quiet or not sys.stderr.isatty() else None
+            unit = self._units.get(stage, "B")
             self._bar = tqdm(
-                total=total, desc=stage, unit="B", unit_scale=True, leave=False, disable=hidden
+                total=total, desc=stage, unit=unit, unit_scale=True, leave=False, disable=hidden
             )
         self._bar.update(done)
 

@@ -401,3 +401,16 @@ def test_without_pyarrow_the_remedy_is_told(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert "pyarrow is needed to read logs; pip install 'sharkstore[parquet]'" in done.stdout
+
+
+def test_neither_pyarrow_nor_torch_is_imported_before_it_is_needed(tmp_path):
+    code = (
+        "import sys, pkgutil, importlib, sharkstore.cli.main, sharkstore.stats\n"
+        "for one in pkgutil.iter_modules(sharkstore.stats.__path__, 'sharkstore.stats.'):\n"
+        " importlib.import_module(one.name)\n"
+        "print([name for name in ('torch', 'pyarrow', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.strip() == "[]"
