@@ -104,6 +104,7 @@ class Log:
             self._file.close()
 
     def _batch(self, batch: Any, start: int) -> Batch:
+        batch.validate()
         uses = {column: _uses(batch.column(column)) for column in self._columns}
         if self._label is None:
             return Batch(start, batch.num_rows, uses, None, 0)
@@ -118,7 +119,7 @@ def _pyarrow(path: str) -> tuple[ModuleType, tuple[type[Exception], ...]]:
     except ImportError as error:
         remedy = "pip install 'sharkstore[parquet]'"
         raise StatsError("pyarrow is needed to read logs", where=path, remedy=remedy) from error
-    return parquet, (ArrowException, OSError)
+    return parquet, (ArrowException, OSError, ValueError)
 
 
 def _uses(array: Any) -> Uses:
@@ -129,12 +130,15 @@ def _uses(array: Any) -> Uses:
     if not types.is_integer(array.type):
         samples = compute.list_parent_indices(array).to_numpy().astype(np.int64, copy=False)
         array = _plain(compute.list_flatten(array))
+        if len(array) != len(samples):
+            raise ValueError("a list that is null and has ids")
     nulls = array.null_count
-    if nulls:
-        valid = array.is_valid().to_numpy(zero_copy_only=False)
-        samples = np.flatnonzero(valid) if samples is None else samples[valid]
-        array = array.drop_null()
-    return Uses(array.to_numpy(), samples, nulls)
+    if not nulls:
+        return Uses(array.to_numpy(), samples, 0)
+    # one mask for both: a damaged log's number of nulls need not be that of its bits
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    samples = np.flatnonzero(valid) if samples is None else samples[valid]
+    return Uses(array.fill_null(0).to_numpy()[valid], samples, nulls)
 
 
 def _positive(array: Any) -> tuple[NDArray[np.bool_], int]:
@@ -147,7 +151,12 @@ def _plain(array: Any) -> Any:
     """Values in place of keys of a dictionary."""
     from pyarrow import types
 
-    return array.dictionary_decode() if types.is_dictionary(array.type) else array
+    if not types.is_dictionary(array.type):
+        return array
+    values = array.dictionary_decode()
+    if len(values) != len(array):
+        raise ValueError("keys that a dictionary doesn't have")
+    return values
 
 
 def _check_ids(schema: Any, column: str, where: str) -> None:

@@ -4,6 +4,9 @@ import csv
 import io
 import json
 import os
+import pty
+import subprocess
+import termios
 
 import numpy as np
 import pyarrow as pa
@@ -286,6 +289,20 @@ def test_count_names_that_are_no_unicode_leave_nothing(spawn, log, out, tmp_path
     done = spawn("stats", "count", log, "--field", b"user_id=\xff", "-o", out)
     check(done, FAILED, "is not Unicode text")
     assert names(tmp_path) == ["log.parquet"]
+
+
+def test_a_terminal_shows_rows_being_counted(executable, log, out):
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))
+    command = [executable, "stats", "count", log, "--field", "user_id=t", "-o", out]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=end, check=True)
+    shown = os.read(terminal, 65536).decode()
+    os.close(end)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert "\rcount: " in shown
+    assert "/4.00 [" in shown
+    assert " rows/s" in shown
 
 
 @pytest.mark.parametrize("command", ["show", "merge", "count"])
