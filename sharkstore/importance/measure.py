@@ -26,6 +26,7 @@ from sharkstore.importance.totals import Totals
 from sharkstore.plan.model import FieldPlan
 from sharkstore.plan.prune import tables_without_fields
 from sharkstore.stats.file import Path, open_stats
+from sharkstore.stats.merge import merge_stats
 from sharkstore.stats.rows import Weights
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -71,6 +72,8 @@ class Importance:
     Raises:
         StatsError: no embedding modules, unknown names, counts of other tables.
     """
+
+    merge = staticmethod(merge_stats)
 
     def __init__(
         self,

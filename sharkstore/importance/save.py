@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,11 @@ def save_totals(totals: Totals, path: Path) -> None:
         WriteError: the disk is full or refuses.
     """
     columns: dict[str, Column] = {}
+    weights = totals.weights
+    if not totals.labels_suffice and weights.alpha_positive != weights.alpha_negative:
+        few = f"{totals.labelled:,.0f} of the {totals.counted:,.0f} samples counted have labels"
+        remedy = "counting(labelled=True) takes them"
+        warnings.warn(f"no row priorities: {few}; {remedy}", RuntimeWarning, stacklevel=3)
     for name, table in totals.tables.items():
         for kind, column in _columns(table, totals).items():
             columns[f"tables/{name}/{kind}"] = column
@@ -44,7 +50,8 @@ def _columns(table: TableTotals, totals: Totals) -> dict[str, Column]:
     if totals.labelled:
         told = counted if totals.counted_labels else table.used.ended(totals.weights)
         columns["positive"] = Column(kind, (rows,), _blocks(told, "positive", rows))
-        columns["priority"] = Column("float32", (rows,), _blocks(told, "priority", rows))
+        if totals.labels_suffice:
+            columns["priority"] = Column("float32", (rows,), _blocks(told, "priority", rows))
     if totals.measured:
         metric = table.mean_metric()
         curve = float(np.trace(metric)) / dim

@@ -16,6 +16,7 @@ from sharkstore.importance.table import TableTotals
 from sharkstore.stats.rows import Weights
 
 VERSION = 1
+MOST = 0.9
 SCORES = ("score", "score_signed", "sfs")
 PLAIN = ("counted", "counted_labelled", "measured", "measured_labels", "empirical", "batches")
 
@@ -60,6 +61,14 @@ class Totals:
     def labelled(self) -> float:
         """Samples that positives are over; 0: positives are not known."""
         return self.counted if self.counted_labels else self.measured * self.measured_labels
+
+    @property
+    def labels_suffice(self) -> bool:
+        """Whether priorities can stand in for counts: they are over nearly all samples counted.
+
+        Counts of many training samples rank rows better than priorities of few held-out ones.
+        """
+        return self.labelled >= MOST * self.counted > 0
 
     def add(self, batch: BatchSums, samples: int) -> None:
         """Add the sums of a batch."""

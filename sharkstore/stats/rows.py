@@ -49,7 +49,8 @@ class RowCounts:
 
     Attributes:
         ids: int64 (n,), ascending: rows used in the periods that have ended.
-        count, positive: int64 (n,): their uses, and those with a positive label.
+        count, positive: int64 (n,): their uses, and those with a positive label; float where
+            they come from stats that fade.
         priority: float64 (n,).
         periods: how many have ended.
     """
@@ -115,7 +116,7 @@ class RowCounts:
 
     def uses(self) -> int:
         """All uses so far."""
-        return int(self.count.sum() + self._times.sum()) + self._waits
+        return int(self.count.sum()) + int(self._times.sum()) + self._waits
 
     def join(self, other: RowCounts) -> None:
         """Add what another process counted in the same periods.
@@ -143,8 +144,9 @@ class RowCounts:
         """Count, positive and priority of the rows start to stop, of the periods ended."""
         low, high = np.searchsorted(self.ids, [start, stop])
         places = self.ids[low:high] - start
-        count, positive = np.zeros(stop - start, np.int64), np.zeros(stop - start, np.int64)
-        priority = np.zeros(stop - start, np.float64)
+        count: I64 = np.zeros(stop - start, self.count.dtype)
+        positive: I64 = np.zeros(stop - start, self.positive.dtype)
+        priority: F64 = np.zeros(stop - start, self.priority.dtype)
         count[places], positive[places] = self.count[low:high], self.positive[low:high]
         priority[places] = self.priority[low:high]
         return count, positive, priority

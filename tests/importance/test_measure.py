@@ -359,6 +359,22 @@ def test_labels_in_the_counting_pass_make_priorities(model, tmp_path):
     assert stats.priority("user.weight")[:6].tolist() == [0, 3.5, 0, 0, 0.5, 3]
 
 
+def test_priorities_of_few_samples_do_not_stand_in_for_counts_of_many(model, tmp_path):
+    importance = Importance(model, alpha_positive=2)
+    with importance.counting():
+        model(IDS)
+    with importance:
+        importance.step(model(IDS[:3]), LABELS[:3])
+    with pytest.warns(
+        RuntimeWarning, match=r"no row priorities: 3 of the 4 samples.*labelled=True"
+    ):
+        importance.save(tmp_path / "s")
+    stats = open_stats(tmp_path / "s")
+    assert stats.arrays["tables/user.weight/positive"].sum() == 1
+    assert stats.metadata["labelled"] == "3"
+    assert stats.priority("user.weight").tolist() == stats.count("user.weight").tolist()
+
+
 def test_labels_in_the_counting_pass_must_follow_forward_passes(model):
     importance = Importance(model)
     with pytest.raises(StatsError, match="positives belong into"):
@@ -467,3 +483,19 @@ def test_memory_follows_the_rows_touched():
     held = sum(t.nbytes for part in ("counted", "used") for t in state[part].values())
     assert held < 1000
     assert importance.scores()["emb"]["score"] == 0
+
+
+def test_counts_that_fade_stay_what_they_are(model, tmp_path):
+    for name in "ab":
+        counted(model).save(tmp_path / name)
+    Importance.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c", decay=0.25)
+    importance = Importance(model, counts=tmp_path / "c")
+    with importance:
+        importance.step(model(IDS), LABELS)
+    importance.save(tmp_path / "s")
+    stats = open_stats(tmp_path / "s")
+    assert (
+        stats.count("user.weight").tolist()
+        == open_stats(tmp_path / "c").count("user.weight").tolist()
+    )
+    assert stats.count("user.weight").dtype == np.float32
