@@ -76,9 +76,9 @@ def main() -> None:
     step("Train a click model: an embedding table per field, an FM term and an MLP")
     model = train.train(dataset, SEED, hidden=(64, 64), batch=2048, rate=4e-3, watch=_tell)
 
-    step("Save the checkpoint, and what training knows: row counts and field scores")
-    checkpoint, stats, scores = train.save(model, dataset, out)
-    _show_scores(scores)
+    step("Save the checkpoint; count rows on training data, score fields on validation data")
+    checkpoint, stats, _ = train.save(model, dataset, out)
+    _run(out, ["stats", "show", stats.name])
 
     step("Convert: the most used 1 % of each table's rows in float32, 9 % in float16, rest int8")
     options = [checkpoint.name, "--stats", stats.name, "--tiers", TIERS]
@@ -141,14 +141,6 @@ def _describe(dataset: Dataset) -> None:
         f"{len(dataset.fields)} fields, {sum(dataset.cardinalities):,} ids\n"
         f"   fields that say nothing of the label, for the scores to find: {', '.join(silent)}"
     )
-
-
-def _show_scores(scores: dict[str, float]) -> None:
-    ranked = sorted(scores.items(), key=lambda item: -item[1])
-    print("   Taylor score of each field on validation data:")
-    for start in range(0, len(ranked), 4):
-        cells = [f"{name:<11}{score:.4f}" for name, score in ranked[start : start + 4]]
-        print("   " + "    ".join(cells))
 
 
 def _convert(out: Path, store: str, options: list[str]) -> None:
