@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from sharkstore.errors import StatsError
 from sharkstore.importance.find import NAME_THEM
 from sharkstore.importance.lookups import Lookup
 from sharkstore.importance.losses import Pull, Step
+
+# bytes of vectors that are summed together, and so copied
+TOGETHER = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,52 +97,85 @@ def sum_batch(
         pulled: as `pull_back` gave it for these lookups.
         means: mean row of each table, (dim,).
     """
-    moves: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
     home = pulled[0][0].output.device
-    for index, (lookup, fields) in enumerate(lookups):
-        grads = [(pull, grads[index]) for pull, grads in pulled]
-        move, mask, metric = _sum_lookup(lookup, grads, means[lookup.site.table])
-        table = lookup.site.table
-        metrics[table] = metric if table not in metrics else metrics[table] + metric
-        by_sample = _by_sample(lookup, len(fields), torch.stack([move, mask])).to(home)
-        for column, field in enumerate(fields):
-            a, b = by_sample[0, :, column], by_sample[1, :, column]
-            moves[field] = moves[field] + a if field in moves else a
-            masks[field] = masks[field] + b if field in masks else b
-    move, mask = torch.stack(list(moves.values())), torch.stack(list(masks.values()))
-    sums = [move.abs(), move, mask.abs()]
-    scores = torch.stack([one.sum(dim=1, dtype=torch.float64) for one in sums], dim=1)
-    return BatchSums(tuple(moves), scores, metrics)
+    for group in _groups([lookup for lookup, _ in lookups]):
+        members = [lookups[index][0] for index in group]
+        grads = [(pull, [grads[index] for index in group]) for pull, grads in pulled]
+        parts, curves = _sum_group(members, grads, [means[one.site.table] for one in members])
+        for index, part, metric in zip(group, parts, curves, strict=True):
+            lookup, fields = lookups[index]
+            table = lookup.site.table
+            metrics[table] = metric if table not in metrics else metrics[table] + metric
+            by_sample = _by_sample(lookup, len(fields), part).to(home)
+            for column, field in enumerate(fields):
+                one = by_sample[:, :, column]
+                sums[field] = sums[field] + one if field in sums else one
+    move, mask = torch.stack(list(sums.values()), dim=1)
+    columns = [one.sum(dim=1, dtype=torch.float64) for one in (move.abs(), move, mask.abs())]
+    return BatchSums(tuple(sums), torch.stack(columns, dim=1), metrics)
 
 
-def _sum_lookup(
-    lookup: Lookup, grads: Sequence[tuple[Pull, Tensor | None]], mean: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """<g, ē − e> and <g, e> of each vector, (m,), and the sum of the metric, (dim, dim)."""
-    wide = torch.promote_types(lookup.output.dtype, torch.float32)
-    vectors = lookup.output.detach().to(wide).reshape(-1, lookup.output.shape[-1])
-    move = vectors.new_zeros(len(vectors))
-    mask = vectors.new_zeros(len(vectors))
-    metric = torch.zeros(vectors.shape[1:] * 2, dtype=torch.float64, device=vectors.device)
-    mean = mean.to(vectors)
-    for pull, grad in grads:
-        if grad is None:
+def _groups(lookups: Sequence[Lookup]) -> list[list[int]]:
+    """Lookups that are summed together, in few operations: those of vectors of one shape."""
+    found: dict[Any, list[list[int]]] = {}
+    for index, one in enumerate(lookups):
+        parts = (one.times, one.squares, one.kept)
+        alike = (one.output.shape, one.output.dtype, one.output.device, *(p is None for p in parts))
+        key = alike if one.vectors_owner is None else index
+        most = max(1, TOGETHER // max(one.output.nbytes, 1))
+        groups = found.setdefault(key, [[]])
+        if len(groups[-1]) == most:
+            groups.append([])
+        groups[-1].append(index)
+    return [group for groups in found.values() for group in groups]
+
+
+def _sum_group(
+    lookups: Sequence[Lookup],
+    pulled: Sequence[tuple[Pull, list[Tensor | None]]],
+    means: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Sums of n lookups of m vectors each.
+
+    Returns:
+        <g, ē − e> and <g, e> of each vector, (n, 2, m), and metrics, float64 (n, dim, dim).
+    """
+    wide = torch.promote_types(lookups[0].output.dtype, torch.float32)
+    dim = lookups[0].output.shape[-1]
+    vectors = _stacked([one.output.detach().to(wide).reshape(-1, dim) for one in lookups])
+    mean = _stacked([row.to(vectors) for row in means])
+    times, squares, kept = (
+        None if parts[0] is None else _stacked([part for part in parts if part is not None])
+        for parts in zip(*((one.times, one.squares, one.kept) for one in lookups), strict=True)
+    )
+    parts = vectors.new_zeros((len(lookups), 2, vectors.shape[1]))
+    metrics = vectors.new_zeros((len(lookups), dim, dim))
+    for pull, grads in pulled:
+        if all(grad is None for grad in grads):
             continue
-        flat = grad.to(wide).reshape(vectors.shape)
+        blank = torch.zeros_like(vectors[0])
+        flat = _stacked([blank if g is None else g.to(wide).reshape(-1, dim) for g in grads])
         if pull.slope is not None:
-            slope = _spread(pull.slope, lookup, wide)
-            own = (flat * vectors).sum(dim=1) * slope
-            own = own if lookup.kept is None else own * lookup.kept
-            other = (flat @ mean) * slope
-            move += (other if lookup.times is None else other * lookup.times) - own
-            mask += own
+            slope = _spread(pull.slope, lookups[0], wide)
+            own = (flat * vectors).sum(dim=2) * _scaled(slope, kept)
+            other = torch.bmm(flat, mean[:, :, None])[:, :, 0] * _scaled(slope, times)
+            parts[:, 0] += other - own
+            parts[:, 1] += own
         if pull.curvature is not None:
-            weight = _spread(pull.curvature, lookup, wide)
-            weight = weight if lookup.squares is None else weight * lookup.squares
-            metric += (flat * weight[:, None]).T @ flat
-    return move, mask, metric
+            weight = _scaled(_spread(pull.curvature, lookups[0], wide), squares)
+            metrics += torch.bmm((flat * weight[..., None]).transpose(1, 2), flat)
+    return parts, metrics.double()
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape in one; a view if it is one."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def _scaled(values: Tensor, factors: Tensor | None) -> Tensor:
+    return values if factors is None else values * factors
 
 
 def _spread(values: Tensor, lookup: Lookup, dtype: torch.dtype) -> Tensor:
