@@ -20,9 +20,10 @@ class Everything(nn.Module):
         self.summed = nn.EmbeddingBag(ROWS, DIM, mode="sum")
         self.meant = nn.EmbeddingBag(ROWS, DIM, mode="mean", padding_idx=0)
         self.weighted = nn.EmbeddingBag(ROWS, DIM, mode="sum", include_last_offset=True)
+        self.largest = nn.EmbeddingBag(ROWS, DIM, mode="max")
         self.history = nn.Embedding(ROWS, DIM, padding_idx=0)
-        self.norm = nn.BatchNorm1d(7 * DIM)
-        self.head = nn.Sequential(nn.Linear(7 * DIM, 16), nn.Tanh(), nn.Linear(16, 1))
+        self.norm = nn.BatchNorm1d(8 * DIM)
+        self.head = nn.Sequential(nn.Linear(8 * DIM, 16), nn.Tanh(), nn.Linear(16, 1))
         for buffer in self.norm.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(torch.rand_like(buffer) + 0.5)
@@ -37,6 +38,7 @@ class Everything(nn.Module):
             "weighted": self.weighted(
                 x["weighted"], x["weighted_offsets"], per_sample_weights=x["weights"]
             ),
+            "largest": self.largest(x["summed"], x["summed_offsets"]),
             "history": self.history(x["history"]),
             "pair": self.user(x["pair"]),
         }
@@ -57,6 +59,7 @@ FIELDS = {
     "summed": "summed",
     "meant": "meant.weight",
     "weighted": "weighted",
+    "largest": "largest",
     "history": "history",
 }
 
@@ -79,7 +82,7 @@ def batches(seed, count=3, samples=SAMPLES, dtype=torch.float64):
             "author": rng.integers(0, ROWS, samples),
             "summed": summed,
             "summed_offsets": summed_ends[:-1],
-            "meant": rng.integers(0, 5, (samples, 4)),
+            "meant": rng.integers(0, 3, (samples, 2)),  # some bags have nothing but padding
             "weighted": weighted,
             "weighted_offsets": weighted_ends,
             "weights": rng.normal(size=len(weighted)),
@@ -170,6 +173,7 @@ def rows_of(x):
         "user": [*x["viewer"], *x["author"], *x["pair"][0]],
         "summed": list(x["summed"]),
         "meant": [row for row in x["meant"][0] if row],
+        "largest": list(x["summed"]),
         "weighted": list(x["weighted"]),
         "history": [row for row in x["history"][0] if row],
     }
@@ -189,5 +193,8 @@ def replaced(field, x, vector, mean):
         return vector, many * mean[None], [float(many)]
     if field == "weighted":
         return vector, x["weights"].sum() * mean[None], [float(x["weights"].square().sum())]
+    if field == "largest":
+        many = len(x["summed"])
+        return vector, mean[None] * (many > 0), [float(many > 0)]
     many = int((x["meant"] != 0).sum())
-    return vector, mean[None] * (many > 0), [1 / max(many, 1)]
+    return vector, mean[None] * (many > 0), [(many > 0) / max(many, 1)]

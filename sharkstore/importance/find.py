@@ -81,10 +81,14 @@ def find_sites(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StatsError(f"two modules look up field {twice[0]!r}", remedy=NAME_THEM)
+    for path, of_module in wanted.items():
+        _check_plain(path, found[path])
+        _check_features(path, of_module, features)
     jagged = dict(_jagged(model))
     tables: dict[int, str] = {}
     for path, module in found.items():
-        tables.setdefault(id(module.weight), f"{path}.weight" if path else "weight")
+        if "weight" in module._parameters:  # noqa: SLF001 - what is computed has a new id each time
+            tables.setdefault(id(module.weight), f"{path}.weight" if path else "weight")
     return [
         Site(path, found[path], tables[id(found[path].weight)], of_module, jagged.get(path))
         for path, of_module in wanted.items()
@@ -106,6 +110,28 @@ def _refuse_unhookable(model: nn.Module) -> None:
         if type(module).__module__.startswith("torchrec.distributed"):
             remedy = "measure the model before it is sharded, from the same checkpoint"
             raise StatsError("sharded lookups can't be hooked", where=where, remedy=remedy)
+
+
+def _check_plain(path: str, module: Embedding) -> None:
+    """Refuse modules whose rows are not those of a table, looked up by the ids they are given."""
+    base = nn.Embedding if isinstance(module, nn.Embedding) else nn.EmbeddingBag
+    if "weight" not in module._parameters:  # noqa: SLF001 - a parametrization takes it away
+        remedy = "remove the parametrization to measure, or skip=[…] the module"
+        raise StatsError("the weight is computed, not a parameter", where=path, remedy=remedy)
+    if type(module).forward is not base.forward:
+        what = f"{type(module).__name__} looks rows up in a way of its own"
+        remedy = f"let it call an nn.{base.__name__} and measure that, or skip=[…] the module"
+        raise StatsError(what, where=path, remedy=remedy)
+
+
+def _check_features(
+    path: str, fields: tuple[str, ...], features: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Refuse fewer or more fields than a TorchRec table has features: each is a call."""
+    if path in features and len(features[path]) != len(fields):
+        expected = f"{len(features[path])}: {', '.join(features[path])}"
+        what = f"fields {', '.join(fields)} for another number of features"
+        raise StatsError(what, where=path, got=len(fields), expected=expected)
 
 
 def _features(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -69,7 +69,8 @@ class Hooks:
         output: Tensor,
     ) -> Tensor | None:
         if self._gradients:
-            if not torch.is_grad_enabled():
+            # off, or a checkpoint that looks rows up again while it goes backward
+            if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:  # noqa: SLF001
                 return None
             if not output.requires_grad:  # a frozen table
                 output = output.detach().requires_grad_()

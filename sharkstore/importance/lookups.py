@@ -113,8 +113,8 @@ def _bags(
     counts = torch.zeros(samples, dtype=wide, device=flat.device)
     counts.index_add_(0, owner, torch.ones_like(flat, dtype=wide))
     if mode != "sum":  # mean: coefficients 1 / count; max: one row gives each value
-        found.times = counts.clamp(max=1)
-        found.squares = 1 / counts.clamp(min=1) if mode == "mean" else None
+        found.times = counts.clamp(max=1)  # 0 for an empty bag: no row, no curvature
+        found.squares = found.times / counts.clamp(min=1) if mode == "mean" else found.times
     elif weight is None:
         found.times = found.squares = counts
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from sharkstore.errors import StatsError
 
+# logits of so many samples are not all from 0 to 1
+MANY = 256
 LOSSES = ("binary", "squared", "cross_entropy")
 Heads = Tensor | Sequence[Tensor]
 
@@ -122,6 +125,9 @@ def _binary(logits: Tensor, labels: Tensor, _seed: int) -> tuple[list[Pull], Ten
     if not bool(((truth >= 0) & (truth <= 1)).all()):
         bad = truth[~((truth >= 0) & (truth <= 1))][0].item()
         raise StatsError("labels of a binary loss", got=bad, expected="0 to 1")
+    if len(wide) >= MANY and bool(((wide >= 0) & (wide <= 1)).all()):
+        text = "all logits are from 0 to 1: are they probabilities? Pass them before the sigmoid"
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
     chance = wide.sigmoid()
     curvature = chance * (1 - chance)
     return _each_head(logits, chance - truth, curvature), (truth > 0.5).any(dim=1)

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -15,19 +14,18 @@ from torch.nn.parallel import DistributedDataParallel as Parallel
 
 from sharkstore.errors import StatsError
 from sharkstore.importance.count import Counting, flags
+from sharkstore.importance.earlier import Earlier, weights_of
 from sharkstore.importance.find import find_sites
 from sharkstore.importance.hooks import Hooks
 from sharkstore.importance.losses import Heads, Step, pull_losses, pull_step
 from sharkstore.importance.measuring import Measuring
 from sharkstore.importance.reduce import Reduction
 from sharkstore.importance.save import save_totals
-from sharkstore.importance.table import counts_of
 from sharkstore.importance.totals import Totals
 from sharkstore.plan.model import FieldPlan
 from sharkstore.plan.prune import tables_without_fields
-from sharkstore.stats.file import Path, open_stats
+from sharkstore.stats.file import Path
 from sharkstore.stats.merge import merge_stats
-from sharkstore.stats.rows import Weights
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -67,7 +65,7 @@ class Importance:
             pass, or by the columns of the ids of one call.
         skip: fields, module paths or tables to leave out.
         counts: an earlier stats file in place of a counting pass.
-        alpha_positive, alpha_negative, beta: see `Weights`.
+        alpha_positive, alpha_negative, beta: see `Weights`; 1 by default, or as in `counts`.
 
     Raises:
         StatsError: no embedding modules, unknown names, counts of other tables.
@@ -82,28 +80,26 @@ class Importance:
         *,
         skip: Collection[str] = (),
         counts: Path | None = None,
-        alpha_positive: float = 1.0,
-        alpha_negative: float = 1.0,
-        beta: float = 1.0,
+        alpha_positive: float | None = None,
+        alpha_negative: float | None = None,
+        beta: float | None = None,
     ) -> None:
         self._model: nn.Module = model.module if isinstance(model, Parallel) else model
         self._sites = find_sites(self._model, fields, skip)
-        self._totals = Totals(self._sites, Weights(alpha_positive, alpha_negative, beta))
+        given = {
+            "alpha_positive": alpha_positive,
+            "alpha_negative": alpha_negative,
+            "beta": beta,
+        }
+        earlier = None if counts is None else Earlier(counts)
+        weights = earlier.weights(given) if earlier else weights_of(given)
+        self._totals = Totals(self._sites, weights)
         self._reduction = Reduction(self._totals, parallel=self._model is not model)
         self._hooks: Hooks | None = None
         self._pass: Counting | Measuring | None = None
-        if counts is not None:
-            self._take_counts(counts)
-
-    def _take_counts(self, path: Path) -> None:
-        stats = open_stats(path)
-        for name, table in self._totals.tables.items():
-            table.counted = counts_of(stats, name, table.rows)
-        self._totals.counted = float(stats.metadata.get("samples", 0))
-        positives = all(f"tables/{name}/positive" in stats.arrays for name in self._totals.tables)
-        if positives:
-            self._totals.counted_labelled = float(stats.metadata.get("labelled", 0))
-        self._reduction.done.add("counted")
+        if earlier:
+            earlier.fill(self._totals)
+            self._reduction.done.add("counted")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -121,14 +117,18 @@ class Importance:
         self._refuse_nested()
         self._reduction.refuse_more("counted")
         counting = Counting(self._totals, labelled=labelled)
-        handle = self._model.register_forward_hook(counting.end_forward)
+        handles = (
+            self._model.register_forward_pre_hook(counting.begin_forward),
+            self._model.register_forward_hook(counting.end_forward),
+        )
         self._pass = counting
         try:
             with Hooks(self._sites, counting.add, gradients=False):
                 yield
             counting.end()
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             self._pass = None
 
     def positives(self, labels: Tensor) -> None:
@@ -232,6 +232,8 @@ class Importance:
         """
         measuring = self._measuring()
         found = measuring.take()
+        if not isinstance(losses, Tensor):
+            raise StatsError("losses must be a tensor", got=type(losses).__name__)
         if reduction not in REDUCTIONS:
             raise StatsError(f"reduction {reduction!r}", expected=" or ".join(REDUCTIONS))
         if not losses.requires_grad or losses.dim() != (reduction == "none"):
@@ -255,36 +257,48 @@ class Importance:
         """Each field's score, score_signed and sfs, in nats a sample for a binary loss.
 
         Raises:
-            StatsError: nothing was measured, or some field was never looked up.
+            StatsError: nothing was measured, some field was never looked up, or several processes
+                have not added up yet.
         """
+        self._reduction.refuse_unreduced("measured")
         return self._totals.scores()
 
     def mean_row(self, table: str) -> NDArray[np.float64]:
         """A table's mean row over its uses, (dim,), of the table as it is now.
 
         Raises:
-            StatsError: no row was counted.
+            StatsError: no such table, no row was counted, or several processes have not added
+                up yet.
         """
+        self._reduction.refuse_unreduced("counted")
+        if table not in self._totals.tables:
+            known = ", ".join(list(self._totals.tables)[:8])
+            raise StatsError(f"no table {table!r}", expected=known)
         return self._totals.tables[table].mean_row(self._totals.weights)
 
     def prune(self, fields: Collection[str]) -> None:
         """Make the tables of these fields their mean row, in the model, and train them no more.
 
-        Every row becomes c, so the model runs on; the weight no longer requires gradients.
+        Every row but that of padding becomes c, so the model runs on; the weight no longer
+        requires gradients, so a model in DistributedDataParallel is to be wrapped anew.
 
         Raises:
             PlanError: an unknown field, or some fields only of a shared table.
-            StatsError: no row was counted.
+            StatsError: no row was counted, several processes have not added up yet, or other
+                modules use the weight too.
         """
+        self._reduction.refuse_unreduced("counted")
         plans = {name: FieldPlan(table) for name, table in self.fields.items()}
-        names = list(self._totals.tables)
-        for name in tables_without_fields(plans, names, list(fields), explicit=True):
+        names = tables_without_fields(plans, list(self._totals.tables), list(fields), explicit=True)
+        measured = {site.path for site in self._sites}
+        for name in names:
             weight = self._totals.tables[name].weight
-            row = torch.from_numpy(self.mean_row(name)).to(weight)
-            with torch.no_grad():
-                weight.copy_(row)
-            weight.requires_grad_(False)
-            weight.grad = None
+            for path, module in self._model.named_modules():
+                if path not in measured and any(p is weight for p in module.parameters(False)):
+                    what = f"module {path!r} uses this weight too, and is not measured"
+                    raise StatsError(what, where=name)
+        for name in names:
+            self._totals.tables[name].prune(self._totals.weights)
 
     @property
     def left_out(self) -> list[int]:
@@ -309,6 +323,7 @@ class Importance:
 
         Raises:
             StatsError: nothing was counted, or some field was never looked up.
+            DestinationError: something is there that is no stats file.
             WriteError: the disk is full or refuses.
         """
         self._reduction.refuse_unreduced("counted", "measured")

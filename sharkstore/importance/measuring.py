@@ -13,7 +13,7 @@ from sharkstore.errors import StatsError
 from sharkstore.importance.find import Site
 from sharkstore.importance.lookups import Lookup, split_fields
 from sharkstore.importance.losses import Step
-from sharkstore.importance.sums import pull_back, sum_batch
+from sharkstore.importance.sums import check_lookup, drop_strays, pull_back, sum_batch
 from sharkstore.importance.table import use_rows
 from sharkstore.importance.totals import Totals
 
@@ -74,8 +74,10 @@ class Measuring:
         split = [
             pair for site in self._sites for pair in split_fields(site, found.get(site.path, []))
         ]
-        lookups = [lookup for lookup, _ in split]
-        pulled = pull_back(step, lookups, retain_graph=retain_graph)
+        pulled = pull_back(step, [lookup for lookup, _ in split], retain_graph=retain_graph)
+        split, pulled = drop_strays(split, pulled)
+        for lookup, _ in split:
+            check_lookup(lookup, step.samples)
         batch = sum_batch(split, pulled, self._means)
         number, totals.batches = totals.batches, totals.batches + 1
         broken = batch.broken()
@@ -85,7 +87,7 @@ class Measuring:
             text = f"batch {number} (from 0) is kept out: gradients not finite in {which}"
             warnings.warn(text, RuntimeWarning, stacklevel=4)
             return
-        for lookup in lookups:
+        for lookup, _ in split:
             use_rows(totals.tables[lookup.site.table].used, lookup, step.positive)
         totals.add(batch, step.samples)
         totals.add_loss(losses, empirical=empirical)

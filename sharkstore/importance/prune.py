@@ -50,38 +50,44 @@ def prune_gradually(
     Raises:
         StatsError: `keep` or `per_round` is out of range.
     """
+    if per_round < 1:
+        raise StatsError("per_round is a number of fields", got=per_round, expected="1 or more")
     rounds: list[Round] = []
     gone: set[str] = set()
-    while True:
+    left = keep + 1
+    while left > keep:
         importance = measure()
         fields = {name: table for name, table in importance.fields.items() if name not in gone}
-        if not rounds and not 0 < keep <= len(fields):
+        if not 0 < keep <= len(fields):
             raise StatsError("keep is a number of fields", got=keep, expected=f"1 to {len(fields)}")
-        if per_round < 1:
-            raise StatsError("per_round is a number of fields", got=per_round, expected="1 or more")
-        scores = {name: importance.scores()[name]["score"] for name in fields}
-        weakest = _weakest(fields, scores, min(per_round, len(fields) - keep), len(fields) - keep)
+        most = len(fields) - keep
+        found = importance.scores()
+        scores = {name: found[name]["score"] for name in fields}
+        weakest = _weakest(fields, scores, min(per_round, most), most)
         if not weakest:
-            return tuple(rounds)
+            break
         importance.prune(weakest)
         gone |= set(weakest)
+        left = len(fields) - len(weakest)
         fine_tune()
         ranked = dict(sorted(scores.items(), key=lambda item: item[1]))
         rounds.append(Round(ranked, tuple(weakest)))
         if after:
             after(rounds[-1])
+    return tuple(rounds)
 
 
 def _weakest(
     fields: Mapping[str, str], scores: Mapping[str, float], wanted: int, most: int
 ) -> list[str]:
-    """Fields of the weakest tables: as many as wanted, and at most so many."""
+    """Fields of the weakest tables, in their order: as many as wanted, and at most so many."""
     users: dict[str, list[str]] = {}
     for field, table in fields.items():
         users.setdefault(table, []).append(field)
     ranked = sorted(users.values(), key=lambda names: sum(scores[name] for name in names))
     taken: list[str] = []
     for names in ranked:
-        if len(taken) < wanted and len(taken) + len(names) <= most:
-            taken += names
+        if len(taken) >= wanted or len(taken) + len(names) > most:
+            break
+        taken += names
     return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from sharkstore.importance.table import TableTotals
 from sharkstore.importance.totals import Totals
-from sharkstore.stats.file import Column, Path, spans, write_stats
+from sharkstore.stats.file import Column, Path, check_destination, spans, write_stats
 from sharkstore.stats.rows import RowCounts
 
 
@@ -20,19 +21,21 @@ def save_totals(totals: Totals, path: Path) -> None:
     """Write a stats file: what was counted, and what was measured if anything was.
 
     Raises:
+        DestinationError: the path holds something that is no stats file.
         StatsError: nothing was counted, or some field was never looked up.
         WriteError: the disk is full or refuses.
     """
+    check_destination(path, overwrite=True)
     columns: dict[str, Column] = {}
     weights = totals.weights
-    if not totals.labels_suffice and weights.alpha_positive != weights.alpha_negative:
+    if not totals.prioritised and weights.alpha_positive != weights.alpha_negative:
         few = f"{totals.labelled:,.0f} of the {totals.counted:,.0f} samples counted have labels"
         remedy = "counting(labelled=True) takes them"
         warnings.warn(f"no row priorities: {few}; {remedy}", RuntimeWarning, stacklevel=3)
     for name, table in totals.tables.items():
         for kind, column in _columns(table, totals).items():
             columns[f"tables/{name}/{kind}"] = column
-    if totals.measured:
+    if totals.batches:
         for field, scores in totals.scores().items():
             for kind, value in scores.items():
                 columns[f"fields/{field}/{kind}"] = Column("float64", (1,), [np.array([value])])
@@ -47,11 +50,13 @@ def _columns(table: TableTotals, totals: Totals) -> dict[str, Column]:
         "count": Column(kind, (rows,), _blocks(counted, "count", rows)),
         "mean": Column("float32", (dim,), [table.mean_row(totals.weights)]),
     }
+    told = counted
     if totals.labelled:
         told = counted if totals.counted_labels else table.used.ended(totals.weights)
         columns["positive"] = Column(kind, (rows,), _blocks(told, "positive", rows))
-        if totals.labels_suffice:
-            columns["priority"] = Column("float32", (rows,), _blocks(told, "priority", rows))
+    if totals.prioritised:
+        told = counted if totals.counted_priority else told
+        columns["priority"] = Column("float32", (rows,), _blocks(told, "priority", rows))
     if totals.measured:
         metric = table.mean_metric()
         curve = float(np.trace(metric)) / dim
@@ -78,12 +83,11 @@ def _metadata(totals: Totals) -> dict[str, str]:
     if totals.counted:
         metadata["samples"] = _number(totals.counted)
     if totals.labelled:
-        metadata |= {
-            "labelled": _number(totals.labelled),
-            "alpha_positive": repr(weights.alpha_positive),
-            "alpha_negative": repr(weights.alpha_negative),
-            "beta": repr(weights.beta),
-        }
+        metadata["labelled"] = _number(totals.labelled)
+    if totals.prioritised:
+        metadata |= {name: repr(value) for name, value in dataclasses.asdict(weights).items()}
+    if totals.counts_from:
+        metadata["counts"] = totals.counts_from
     if totals.measured:
         metadata |= {
             "measured": str(totals.measured),

@@ -51,11 +51,8 @@ def pull_back(
     """The gradient of each pull in the vectors of each lookup; None where it has no part.
 
     Raises:
-        StatsError: lookups of another batch, vectors that the model has written over, or
-            outputs that don't depend on any lookup.
+        StatsError: the outputs don't depend on any lookup.
     """
-    for one in lookups:
-        _check_lookup(one, step.samples)
     outputs = [one.output for one in lookups]
     found: list[tuple[Pull, list[Tensor | None]]] = []
     for place, pull in enumerate(step.pulls):
@@ -73,7 +70,27 @@ def pull_back(
     return found
 
 
-def _check_lookup(one: Lookup, samples: int) -> None:
+def drop_strays(
+    lookups: Sequence[tuple[Lookup, tuple[str, ...]]],
+    pulled: Sequence[tuple[Pull, list[Tensor | None]]],
+) -> tuple[list[tuple[Lookup, tuple[str, ...]]], list[tuple[Pull, list[Tensor | None]]]]:
+    """Leave out lookups of forward passes that came to no step: failed ones, for one.
+
+    The loss has no part in them, but in others of their module. A module that it has no part
+    in at all stays: its fields are worth nothing.
+    """
+    alive = [any(grads[i] is not None for _, grads in pulled) for i in range(len(lookups))]
+    paths = {one.site.path for (one, _), lives in zip(lookups, alive, strict=True) if lives}
+    kept = [i for i, (one, _) in enumerate(lookups) if alive[i] or one.site.path not in paths]
+    return [lookups[i] for i in kept], [(pull, [grads[i] for i in kept]) for pull, grads in pulled]
+
+
+def check_lookup(one: Lookup, samples: int) -> None:
+    """Refuse a lookup of another batch, or whose vectors the model has written over.
+
+    Raises:
+        StatsError: naming the module.
+    """
     if one.samples != samples:
         raise StatsError(
             f"looked up for {one.samples} samples in a batch of {samples}",

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from sharkstore.errors import StatsError
 from sharkstore.importance.lookups import Lookup
-from sharkstore.plan.stats import Stats
-from sharkstore.stats.file import spans
 from sharkstore.stats.rows import RowCounts, Weights
 
 GATHER = 1 << 13  # rows: what a core keeps near
@@ -27,11 +25,13 @@ class TableTotals:
         counted: uses in the counting pass, or of an earlier stats file.
         used: uses in the measured pass.
         metric: float64 (dim, dim): of all uses in the measured pass, added up.
+        padding: the row that stands for no row, if there is one.
     """
 
-    def __init__(self, name: str, weight: Tensor) -> None:
+    def __init__(self, name: str, weight: Tensor, padding: int | None) -> None:
         self.name = name
         self.weight = weight
+        self.padding = padding
         self.counted, self.used = RowCounts(), RowCounts()
         self.metric = np.zeros((weight.shape[1],) * 2)
 
@@ -62,6 +62,21 @@ class TableTotals:
             total += often @ self.weight.detach()[ids].double()
         mean: NDArray[np.float64] = (total / uses).cpu().numpy()
         return mean
+
+    def prune(self, weights: Weights) -> None:
+        """Make every row the mean row, but that of padding, and train the weight no more.
+
+        Raises:
+            StatsError: no row was counted.
+        """
+        row = torch.from_numpy(self.mean_row(weights)).to(self.weight)
+        with torch.no_grad():
+            kept = None if self.padding is None else self.weight[self.padding].clone()
+            self.weight.copy_(row)
+            if kept is not None:
+                self.weight[self.padding] = kept
+        self.weight.requires_grad_(False)
+        self.weight.grad = None
 
     def mean_metric(self) -> NDArray[np.float64]:
         """The metric, (dim, dim): the mean over uses in the measured pass; 0 if none."""
@@ -103,29 +118,3 @@ def use_rows(counts: RowCounts, lookup: Lookup, positive: Tensor | None) -> None
         mine = mine if lookup.owner is None else mine[lookup.owner]
         marks = mine.cpu().numpy()
     counts.add(lookup.ids.cpu().numpy(), marks)
-
-
-def counts_of(stats: Stats, name: str, rows: int) -> RowCounts:
-    """A table's counts, positives and priorities out of a stats file.
-
-    Raises:
-        StatsError: it has no counts of the table, or of another number of rows.
-    """
-    count = stats.count(name)
-    if count is None:
-        raise StatsError(f"no counts of table {name!r}", where=stats.where)
-    if len(count) != rows:
-        raise StatsError(f"counts of {name!r}", where=stats.where, got=len(count), expected=rows)
-    found = RowCounts()
-    found.ids = np.concatenate(
-        [np.flatnonzero(count[start:stop]) + start for start, stop in spans(rows)]
-    )
-    found.count = np.array(count[found.ids])
-    for key in ("positive", "priority"):
-        values = stats.arrays.get(f"tables/{name}/{key}")
-        if values is None:
-            values = np.zeros(rows) if key == "positive" else count
-        setattr(found, key, np.array(values[found.ids]))
-    found.priority = found.priority.astype(np.float64)
-    found.periods = 1
-    return found

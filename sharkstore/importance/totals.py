@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,10 @@ from sharkstore.stats.rows import Weights
 VERSION = 1
 MOST = 0.9
 SCORES = ("score", "score_signed", "sfs")
-PLAIN = ("counted", "counted_labelled", "measured", "measured_labels", "empirical", "batches")
+PLAIN = (
+    *("counted", "counted_labelled", "counted_priority", "counts_from"),
+    *("measured", "measured_labels", "empirical", "batches"),
+)
 
 
 class Totals:
@@ -28,6 +32,8 @@ class Totals:
         fields: field → table.
         counted: samples of the counting pass, or of an earlier stats file.
         counted_labelled: how many of them came with labels.
+        counted_priority: whether an earlier file brought priorities.
+        counts_from: digest of an earlier file's counts.
         measured: samples of the measured pass.
         measured_labels: whether all of its batches told which samples are positive.
         losses: names of the losses seen.
@@ -40,11 +46,14 @@ class Totals:
         self.tables: dict[str, TableTotals] = {}
         for site in sites:
             if site.table not in self.tables:
-                self.tables[site.table] = TableTotals(site.table, site.module.weight)
+                module = site.module
+                self.tables[site.table] = TableTotals(site.table, module.weight, module.padding_idx)
         self.fields = {field: site.table for site in sites for field in site.fields}
         self.sums: dict[str, NDArray[np.float64]] = {}
         self.counted: float = 0
         self.counted_labelled: float = 0
+        self.counted_priority = False
+        self.counts_from = ""
         self.measured = 0
         self.measured_labels = True
         self.losses: list[str] = []
@@ -63,12 +72,12 @@ class Totals:
         return self.counted if self.counted_labels else self.measured * self.measured_labels
 
     @property
-    def labels_suffice(self) -> bool:
+    def prioritised(self) -> bool:
         """Whether priorities can stand in for counts: they are over nearly all samples counted.
 
         Counts of many training samples rank rows better than priorities of few held-out ones.
         """
-        return self.labelled >= MOST * self.counted > 0
+        return self.counted_priority or self.labelled >= MOST * self.counted > 0
 
     def add(self, batch: BatchSums, samples: int) -> None:
         """Add the sums of a batch."""
@@ -91,6 +100,8 @@ class Totals:
         """
         if not self.measured:
             what = "nothing was measured yet"
+            if self.left_out:
+                what = f"all {len(self.left_out)} batches were kept out: gradients not finite"
             raise StatsError(what, remedy="with importance: importance.step(model(x), y)")
         never = [field for field in self.fields if field not in self.sums]
         if never:
@@ -106,6 +117,7 @@ class Totals:
         return {
             "version": VERSION,
             "fields": dict(self.fields),
+            "weights": dataclasses.asdict(self.weights),
             "tables": {name: table.state() for name, table in self.tables.items()},
             "sums": {field: torch.from_numpy(sums.copy()) for field, sums in self.sums.items()},
             **{name: getattr(self, name) for name in PLAIN},
@@ -119,11 +131,13 @@ class Totals:
         Raises:
             StatsError: of another model.
         """
-        if state.get("version") != VERSION or state.get("fields") != self.fields:
-            got = sorted(set(state.get("fields", ())) ^ set(self.fields))[:4] or state.get(
-                "version"
-            )
-            raise StatsError("a state of another model or version", got=got)
+        mine = {"version": VERSION, "fields": self.fields}
+        mine["weights"] = dataclasses.asdict(self.weights)
+        found = state if isinstance(state, Mapping) else {}
+        for name, value in mine.items():
+            if found.get(name) != value:
+                what = f"a state of another model, or measured otherwise: {name}"
+                raise StatsError(what, got=found.get(name), expected=value)
         for name, table in self.tables.items():
             table.restore(state["tables"][name])
         self.sums = {field: sums.numpy().copy() for field, sums in state["sums"].items()}

@@ -112,10 +112,16 @@ def check_stats(stats: Stats, tensors: Mapping[str, Tensor]) -> None:
         raise StatsError(f"field {homeless[0]!r} has no table", where=stats.where, remedy=remedy)
     strange = sorted(stats.tables - set(tensors))
     if strange:
+        remedy = "are the stats of another model? Keys are the checkpoint's"
+        name = strange[0]
+        alike = [key for key in tensors if f".{key}".endswith(f".{name}")]
+        alike += [key for key in tensors if name.endswith(f".{key}")]
+        if alike:
+            remedy = f"it has {alike[0]!r}: was one of both saved with a prefix?"
         raise StatsError(
             f"the checkpoint has no table {', '.join(map(repr, strange[:4]))}",
             where=stats.where,
-            remedy="are the stats of another model? Keys are the checkpoint's",
+            remedy=remedy,
         )
     for key, values in stats.arrays.items():
         if not _of(key):

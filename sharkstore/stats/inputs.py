@@ -16,6 +16,8 @@ from sharkstore.errors import StatsError
 from sharkstore.plan.stats import MOST, Stats
 
 Path = str | os.PathLike[str]
+# of the metadata: digest of the counts that a file took from an earlier one
+COUNTS = "counts"
 
 
 def number(stats: Stats, name: str) -> float | None:
@@ -96,6 +98,14 @@ def distinct(paths: Sequence[Path]) -> list[str]:
     return [os.fsdecode(path) for path in paths]
 
 
+def _with_counts(key: str, stats: Stats) -> bool:
+    """Whether an array or text says something of the samples that were counted."""
+    kind = key.rpartition("/")[2]
+    if kind in ("positive", "labelled"):  # counted with the rows, or measured later
+        return stats.metadata.get("labelled") == stats.metadata.get("samples")
+    return kind in ("count", "priority", "samples")
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The files of a merge.
@@ -114,11 +124,22 @@ class Inputs:
 
     def having(self, key: str) -> list[tuple[Stats, float, NDArray[Any]]]:
         """The files that have an array, with their shares and the array."""
-        found = [(stats, share, column(stats, key)) for stats, share in self.pairs()]
+        found = [(stats, share, column(stats, key)) for stats, share in self.pairs(key)]
         return [(stats, share, array) for stats, share, array in found if array is not None]
 
-    def pairs(self) -> Iterator[tuple[Stats, float]]:
-        return zip(self.files, self.shares, strict=True)
+    def pairs(self, key: str = "") -> Iterator[tuple[Stats, float]]:
+        """Files with their shares, for an array or a text of the metadata.
+
+        Of files that took their counts from one, only the first, where the key goes with counts.
+        """
+        seen: set[str] = set()
+        for stats, share in zip(self.files, self.shares, strict=True):
+            source = stats.metadata.get(COUNTS)
+            if source is not None and source in seen and _with_counts(key, stats):
+                self.note("counts out of one file are taken once", stats.where)
+                continue
+            seen |= {source} if source is not None else set()
+            yield stats, share
 
     def note(self, message: str, about: str) -> None:
         """Remember what was assumed or left out, once for each thing it is about."""

@@ -14,9 +14,9 @@ from sharkstore.errors import StatsError
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-# Uses that wait before they are sorted into the rest; later as many as there are rows, so that
-# each use is sorted about twice however many there come to be.
-FOLD = 1 << 20
+# Uses that wait before they are sorted into the rest: some times the rows there are, and of many
+# rows as many, so that each use is sorted about twice however many there come to be.
+FOLD, MANY = 1 << 16, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class RowCounts:
             keys |= positive
         self._waiting.append(keys)
         self._waits += len(keys)
-        if self._waits >= max(FOLD, len(self._keys)):
+        if self._waits >= max(FOLD, min(8 * len(self._keys), MANY), len(self._keys)):
             self._fold()
 
     def _fold(self) -> None:

@@ -42,11 +42,12 @@ def merged_metadata(merge: Inputs) -> dict[str, str]:
 
 def _total(merge: Inputs, name: str, kinds: tuple[str, ...]) -> float | None:
     """A total over all files; None if one that has such arrays doesn't say its own."""
-    said = [(number(stats, name), share) for stats, share in merge.pairs()]
+    files = list(merge.pairs(name))
+    said = [(number(stats, name), share) for stats, share in files]
     known = [share * value for value, share in said if value is not None]
     silent = [
         stats.where
-        for stats, (value, _) in zip(merge.files, said, strict=True)
+        for (stats, _), (value, _) in zip(files, said, strict=True)
         if value is None and any(key.rpartition("/")[2] in kinds for key in stats.arrays)
     ]
     for where in silent if known else ():

@@ -34,6 +34,9 @@ def share(rank, folder):
     for use in (importance.__enter__, lambda: importance.save(folder / "no")):
         with pytest.raises(StatsError, match=r"counted samples are those of this process.*all_red"):
             use()
+    for use in (lambda: importance.prune(["viewer"]), lambda: importance.mean_row("user.weight")):
+        with pytest.raises(StatsError, match="counted samples are those of this process"):
+            use()
     importance.all_reduce()
     with pytest.raises(StatsError, match="counted samples are complete"), importance.counting():
         pass
@@ -42,6 +45,8 @@ def share(rank, folder):
             importance.step(net(x), y)
     with pytest.raises(StatsError, match="measured samples are those of this process only"):
         importance.save(folder / "no")
+    with pytest.raises(StatsError, match="measured samples are those of this process only"):
+        importance.scores()
     importance.all_reduce()
     importance.all_reduce()  # nothing is left to add
     importance.save(folder / f"stats{rank}")

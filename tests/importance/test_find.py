@@ -71,6 +71,22 @@ def test_what_cannot_be_measured_is_told(model, named, skip, message):
         find_sites(model, named, skip)
 
 
+class Scaled(nn.Embedding):
+    def forward(self, ids):
+        return super().forward(ids) * 2
+
+
+def test_rows_that_are_not_a_tables_are_refused():
+    model = tables()
+    model.emb["f1"] = Scaled(10, 4)
+    with pytest.raises(StatsError, match=r"emb.f1: Scaled looks rows up in a way of its own"):
+        Importance(model)
+    assert Importance(model, skip=["emb.f1"]).fields == {"emb.f0": "emb.f0.weight"}
+    nn.utils.parametrizations.weight_norm(model.emb["f0"])
+    with pytest.raises(StatsError, match=r"emb.f0: the weight is computed"):
+        Importance(model, skip=["emb.f1"])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on first compiling
 def test_compiled_and_scripted_modules_are_refused():
     model = tables()

@@ -1,12 +1,17 @@
 """The two passes: what they need, what they refuse, and what they leave behind."""
 
+import contextlib
+import json
+
 import numpy as np
 import pytest
 import torch
 from clickmodels import FIELDS, Everything, batches
+from safetensors.numpy import save_file
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from sharkstore.errors import StatsError
+from sharkstore.errors import DestinationError, StatsError
 from sharkstore.importance import Importance
 from sharkstore.stats.file import open_stats
 
@@ -248,7 +253,7 @@ def test_hooks_go_when_the_loop_ends_or_fails(model):
         fail()
     with pytest.raises(ZeroDivisionError), importance.counting():
         fail()
-    assert (seen, hooks(model)) == ([2, 3], 0)
+    assert (seen, hooks(model)) == ([2, 4], 0)
 
 
 def test_a_failed_loop_can_go_on(model):
@@ -279,6 +284,95 @@ def test_a_batch_that_is_not_finite_is_kept_out(model, tmp_path):
     dirty.save(tmp_path / "dirty")
     clean.save(tmp_path / "clean")
     assert (tmp_path / "dirty").read_bytes() == (tmp_path / "clean").read_bytes()
+
+
+def test_a_file_of_something_else_is_not_replaced(model, tmp_path):
+    save_file({"user.weight": np.ones((3, 3))}, tmp_path / "model.safetensors")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    importance = counted(model)
+    with pytest.raises(DestinationError, match="not a stats file"):
+        importance.save(tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    importance.save(tmp_path / "s")
+    importance.save(tmp_path / "s")
+
+
+def test_batches_that_are_all_kept_out_are_no_measurement(model, tmp_path):
+    importance = counted(model)
+    with importance, pytest.warns(RuntimeWarning, match="kept out"):
+        importance.step(model(IDS) * float("nan"), LABELS)
+    with pytest.raises(StatsError, match="all 1 batches were kept out"):
+        importance.save(tmp_path / "s")
+
+
+class Frail(Small):
+    """Fails on one user, after the lookups."""
+
+    def forward(self, ids):
+        logits = super().forward(ids)
+        if (ids == 5).any():
+            raise MemoryError
+        return logits
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_forward_passes_that_fail_leave_nothing(tmp_path, labelled):
+    torch.manual_seed(0)
+    frail, found = Frail().eval(), []
+    for loader in ([IDS[:3], IDS, IDS[:2]], [IDS[:3], IDS[:2]]):
+        importance = Importance(frail)
+        with importance.counting(labelled=labelled):
+            for ids in loader:
+                with contextlib.suppress(MemoryError):
+                    frail(ids)
+                    if labelled:
+                        importance.positives(LABELS[: len(ids)])
+        with importance:
+            for ids in loader:
+                with contextlib.suppress(MemoryError):
+                    importance.step(frail(ids), LABELS[: len(ids)])
+        importance.save(tmp_path / "s")
+        found.append((tmp_path / "s").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_a_pass_without_a_step_is_not_taken_for_the_next(model):
+    clean, loose = counted(model), counted(model)
+    with clean:
+        clean.step(model(IDS), LABELS)
+    with loose:
+        model(IDS[:2])
+        loose.step(model(IDS), LABELS)
+    assert loose.scores() == clean.scores()
+    tables = [one.state_dict()["tables"]["user.weight"]["used"] for one in (clean, loose)]
+    assert tables[0]["times"].tolist() == tables[1]["times"].tolist()
+
+
+def test_a_checkpointed_forward_pass_is_looked_up_once(model):
+    class Checkpointed(Small):
+        def forward(self, ids):
+            return checkpoint(super().forward, ids, use_reentrant=False)
+
+    other = Checkpointed()
+    other.load_state_dict(model.state_dict())
+    other.eval()
+    found = []
+    for one in (model, other):
+        importance = counted(one)
+        with importance:
+            for ids, labels in ((IDS, LABELS), (IDS[:3], LABELS[:3])):
+                importance.step(one(ids), labels)
+        state = importance.state_dict()["tables"]["user.weight"]
+        found.append((importance.scores(), state["used"]["times"].tolist(), state["metric"]))
+    assert found[0][:2] == found[1][:2]
+    torch.testing.assert_close(found[0][2], found[1][2])
+
+
+def test_probabilities_are_not_logits(model):
+    importance = counted(model)
+    ids, labels = IDS.repeat(100, 1), LABELS.repeat(100)
+    with importance, pytest.warns(RuntimeWarning, match="are they probabilities"):
+        importance.step(model(ids).sigmoid(), labels)
 
 
 def test_counts_come_with_samples_from_whole_forward_passes(model, tmp_path):
@@ -312,7 +406,80 @@ def test_an_earlier_file_stands_in_for_the_counting_pass(model, tmp_path):
     with second:
         second.step(model(IDS), LABELS)
     second.save(tmp_path / "second")
-    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    one, two = open_stats(tmp_path / "first"), open_stats(tmp_path / "second")
+    assert two.metadata == one.metadata | {"counts": two.metadata["counts"]}
+    assert two.arrays.keys() == one.arrays.keys()
+    assert all((two.arrays[key] == values).all() for key, values in one.arrays.items())
+
+
+def test_weights_go_with_the_priorities_of_an_earlier_file(model, tmp_path):
+    first = Importance(model, alpha_positive=3)
+    with first.counting(labelled=True):
+        model(IDS)
+        first.positives(LABELS)
+    first.save(tmp_path / "first")
+    with pytest.raises(StatsError, match=r"alpha_positive .got 2, expected 3.*; leave it out"):
+        Importance(model, counts=tmp_path / "first", alpha_positive=2)
+    second = Importance(model, counts=tmp_path / "first")
+    with second:
+        second.step(model(IDS), LABELS)
+    second.save(tmp_path / "second")
+    one, two = open_stats(tmp_path / "first"), open_stats(tmp_path / "second")
+    assert float(two.metadata["alpha_positive"]) == 3
+    assert two.priority("user.weight").tolist() == one.priority("user.weight").tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "metadata", "message"),
+    [
+        ({"tables/user.weight/count": np.full(ROWS, np.nan)}, {}, "row 0 is nan"),
+        ({"tables/user.weight/count": np.full(ROWS, -1)}, {}, "row 0 is -1"),
+        ({"tables/user.weight/count": np.ones((ROWS, 2))}, {}, "wrong shape"),
+        ({"tables/user.weight/positive": np.ones(3)}, {}, "rows of table 'user.weight' differs"),
+        ({}, {"version": "7"}, "another version"),
+    ],
+)
+def test_an_earlier_file_that_makes_no_sense_is_refused(
+    model, tmp_path, changes, metadata, message
+):
+    arrays = {f"tables/{name}.weight/count": np.ones(ROWS) for name in ("user", "item")}
+    save_file(arrays | changes, tmp_path / "s", metadata)
+    with pytest.raises(StatsError, match=message):
+        Importance(model, counts=tmp_path / "s")
+
+
+def test_an_earlier_file_needs_no_metadata(model, tmp_path):
+    arrays = {f"tables/{name}.weight/count": np.ones(ROWS) for name in ("user", "item")}
+    save_file(arrays, tmp_path / "s", {"samples": "many"})
+    importance = Importance(model, counts=tmp_path / "s")
+    with importance:
+        importance.step(model(IDS), LABELS)
+    importance.save(tmp_path / "t")
+    assert "samples" not in open_stats(tmp_path / "t").metadata
+
+
+def test_shards_with_the_counts_of_one_file_count_them_once(model, tmp_path):
+    counted(model).save(tmp_path / "counts")
+    whole = Importance(model, counts=tmp_path / "counts")
+    parts = [Importance(model, counts=tmp_path / "counts") for _ in range(2)]
+    with whole:
+        for ids, labels in zip(IDS.split(2), LABELS.split(2), strict=True):
+            whole.step(model(ids), labels)
+    for place, part in enumerate(parts):
+        with part:
+            part.step(model(IDS.split(2)[place]), LABELS.split(2)[place])
+        part.save(tmp_path / f"part{place}")
+    whole.save(tmp_path / "whole")
+    merged = Importance.merge([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged")
+    assert any("taken once" in note for note in merged.notes)
+    one, two = open_stats(tmp_path / "whole"), open_stats(tmp_path / "merged")
+    for name in ("samples", "measured", "counts"):
+        assert two.metadata[name] == one.metadata[name], name
+    assert json.loads(two.metadata["uses"]) == json.loads(one.metadata["uses"])
+    for kind in ("count", "mean", "metric", "sensitivity"):
+        key = f"tables/user.weight/{kind}"
+        np.testing.assert_allclose(two.arrays[key], one.arrays[key], rtol=1e-6)
+    assert two.score("user") == pytest.approx(one.score("user"), rel=1e-9)
 
 
 def test_counts_out_of_a_file_are_not_added_to(model, tmp_path):
@@ -340,7 +507,7 @@ def test_counts_of_another_model_are_refused(model, tmp_path):
     counted(model).save(tmp_path / "s")
     other = Small()
     other.item = nn.Embedding(ROWS + 1, 3)
-    with pytest.raises(StatsError, match=r"counts of 'item.weight' .got 12, expected 13"):
+    with pytest.raises(StatsError, match=r"item.weight/count: wrong length .got 12, expected 13"):
         Importance(other, counts=tmp_path / "s")
     other.extra = nn.Embedding(3, 3)
     with pytest.raises(StatsError, match=r"no counts of table 'extra.weight'"):
@@ -453,6 +620,11 @@ def test_a_pass_can_be_saved_and_gone_on_with(tmp_path):
 
 def test_the_state_of_another_model_is_refused(model):
     state = counted(model).state_dict()
+    for bad in (None, {}, {**state, "version": 0}):
+        with pytest.raises(StatsError, match="a state of another model"):
+            Importance(model).load_state_dict(bad)
+    with pytest.raises(StatsError, match="measured otherwise: weights"):
+        Importance(model, alpha_positive=2).load_state_dict(state)
     with pytest.raises(StatsError, match="a state of another model"):
         Importance(model, {"u": "user"}).load_state_dict(state)
     smaller = Small()

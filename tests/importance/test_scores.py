@@ -118,6 +118,20 @@ def test_the_file_says_how_it_was_measured(model, loader, tmp_path):
     assert (metadata["loss"], metadata["curvature"]) == ("per_sample", "empirical")
 
 
+def test_one_batch_of_another_kind_marks_the_whole(model, loader, tmp_path):
+    importance = counted(model, loader)
+    (x, y), (other, _) = loader[:2]
+    with importance:
+        importance.step(model(x), y)
+        importance.backward(model(other).square())
+        importance.step(model(x), y)
+    importance.save(tmp_path / "s")
+    metadata = open_stats(tmp_path / "s").metadata
+    assert metadata["loss"] == "binary+per_sample"
+    assert metadata["curvature"] == "empirical"
+    assert "labelled" not in metadata
+
+
 def test_a_loss_without_labels_saves_no_positives(model, loader, tmp_path):
     measured(model, loader, by_sum).save(tmp_path / "s")
     stats = open_stats(tmp_path / "s")
@@ -136,9 +150,17 @@ def test_squared_error_and_its_curvature(model, loader, plain, tmp_path):
     for field, found in importance.scores().items():
         assert found == pytest.approx(other.scores()[field], rel=1e-9)
     importance.save(tmp_path / "s")
-    metric = open_stats(tmp_path / "s").arrays["tables/summed.weight/metric"]
-    assert np.linalg.eigvalsh(metric).min() > -1e-9
-    assert metric.trace() > 0
+    metric = open_stats(tmp_path / "s").arrays["tables/user.weight/metric"]
+    expected = np.zeros((DIM, DIM))
+    uses = 0
+    for x, _ in loader:  # one-hot calls and a pair: every vector is one row, coefficient 1
+        vectors = {k: v.detach().requires_grad_() for k, v in model.vectors(x).items()}
+        names = ("viewer", "author", "pair")
+        for pull in torch.autograd.grad(model.logits(vectors).sum(), [vectors[n] for n in names]):
+            flat = pull.reshape(-1, DIM)
+            expected += 2 * (flat.T @ flat).numpy()
+            uses += len(flat)
+    np.testing.assert_allclose(metric, expected / uses, rtol=1e-5)
 
 
 def test_the_curvature_of_classes_is_drawn_without_bias(model, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from sharkstore.errors import StatsError
 from sharkstore.importance import Importance
 
 with warnings.catch_warnings():
@@ -115,6 +116,11 @@ def measure(model, loader, fields=None):
         for x, y in loader:
             importance.step(model(x), y)
     return importance
+
+
+def test_a_table_takes_as_many_fields_as_it_has_features():
+    with pytest.raises(StatsError, match=r"shared: fields seen.*got 1, expected 2: seen, bought"):
+        Importance(Collections(), {"seen": "bags.embedding_bags.shared"})
 
 
 def test_collections_are_measured_as_the_modules_they_stand_for():
