@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,16 @@ class Dataset:
         chosen = self.split == split
         return self.ids[chosen], self.labels[chosen]
 
+    def only(self, fields: Collection[str]) -> Dataset:
+        """The set with some of its fields, in the order that they have here."""
+        kept = [place for place, field in enumerate(self.fields) if field in fields]
+        return replace(
+            self,
+            fields=tuple(self.fields[place] for place in kept),
+            cardinalities=tuple(self.cardinalities[place] for place in kept),
+            ids=np.ascontiguousarray(self.ids[:, kept]),
+        )
+
 
 def load(folder: Path, leave_out: Collection[str] | None = None, *, seed: int = 0) -> Dataset:
     """Read a set from a folder.
@@ -55,13 +66,18 @@ def load(folder: Path, leave_out: Collection[str] | None = None, *, seed: int = 
         seed: of the validation split, drawn from the training split where a set has none.
 
     Raises:
-        ValueError: a field to leave out that isn't there, or a set without a test split.
+        ValueError: a field to leave out that isn't there, a set without a test split, or arrays
+            that are missing or don't fit each other.
     """
-    name = str(json.loads((folder / "meta.json").read_text())["name"])
-    with np.load(folder / "encoded.npz") as arrays:
-        fields = [str(field) for field in arrays["fields"]]
-        cardinalities = arrays["card"].tolist()
-        ids, labels, split = arrays["X"], arrays["y"], arrays["split"]
+    try:
+        name = str(json.loads((folder / "meta.json").read_text())["name"])
+        with np.load(folder / "encoded.npz") as arrays:
+            fields = [str(field) for field in arrays["fields"]]
+            cardinalities = arrays["card"].tolist()
+            ids, labels, split = arrays["X"], arrays["y"], arrays["split"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a set of click data: {error}") from error
+    _check(ids, labels, split, cardinalities)
     out = UNUSABLE.get(name, ()) if leave_out is None else leave_out
     unknown = sorted(set(out) - set(fields))
     if unknown:
@@ -77,6 +93,18 @@ def load(folder: Path, leave_out: Collection[str] | None = None, *, seed: int = 
         labels.astype(np.uint8),
         _with_validation(split.astype(np.uint8), seed),
     )
+
+
+def _check(
+    ids: NDArray[Any], labels: NDArray[Any], split: NDArray[Any], cardinalities: Sequence[int]
+) -> None:
+    length = (len(ids),)
+    if ids.shape != (*length, len(cardinalities)) or not labels.shape == split.shape == length:
+        raise ValueError(f"X {ids.shape}, y {labels.shape}, split {split.shape}: they don't fit")
+    if len(ids) and ((ids < 0).any() or (ids.max(axis=0) >= cardinalities).any()):
+        raise ValueError("ids outside the cardinalities")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels other than 0 and 1")
 
 
 def _with_validation(split: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
