@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sharkstore.errors import StatsError
 
-# logits of so many samples are not all from 0 to 1
-MANY = 256
+SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Alias", "ToCopy")
 LOSSES = ("binary", "squared", "cross_entropy")
 Heads = Tensor | Sequence[Tensor]
 
@@ -104,6 +103,9 @@ def _check(head: Tensor, target: Tensor, loss: str) -> None:
     if not head.requires_grad:
         remedy = "run the model in the loop, without torch.no_grad() or inference_mode()"
         raise StatsError("logits carry no gradient", remedy=remedy)
+    if loss != "squared" and _is_chance(head):
+        remedy = "pass them as they are before it"
+        raise StatsError("not logits: they come out of a sigmoid or softmax", remedy=remedy)
     classes = loss == "cross_entropy"
     expected = head.shape[:1] if classes else head.shape
     same = target.shape == expected or (not classes and _flat(target) == _flat(head))
@@ -111,6 +113,14 @@ def _check(head: Tensor, target: Tensor, loss: str) -> None:
         got = f"logits {tuple(head.shape)}, labels {tuple(target.shape)}"
         shapes = "(n, classes) and (n,)" if classes else "(n,) and (n,), or (n, heads) twice"
         raise StatsError(f"logits and labels don't fit loss {loss!r}", got=got, expected=shapes)
+
+
+def _is_chance(values: Tensor) -> bool:
+    """Whether values are what a sigmoid or softmax gave, whatever shape they got since."""
+    node: Any = values.grad_fn
+    while node is not None and node.name().startswith(SHAPING):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith(("Sigmoid", "Softmax"))
 
 
 def _flat(values: Tensor) -> tuple[int, ...]:
@@ -125,9 +135,6 @@ def _binary(logits: Tensor, labels: Tensor, _seed: int) -> tuple[list[Pull], Ten
     if not bool(((truth >= 0) & (truth <= 1)).all()):
         bad = truth[~((truth >= 0) & (truth <= 1))][0].item()
         raise StatsError("labels of a binary loss", got=bad, expected="0 to 1")
-    if len(wide) >= MANY and bool(((wide >= 0) & (wide <= 1)).all()):
-        text = "all logits are from 0 to 1: are they probabilities? Pass them before the sigmoid"
-        warnings.warn(text, RuntimeWarning, stacklevel=5)
     chance = wide.sigmoid()
     curvature = chance * (1 - chance)
     return _each_head(logits, chance - truth, curvature), (truth > 0.5).any(dim=1)

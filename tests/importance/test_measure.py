@@ -368,11 +368,20 @@ def test_a_checkpointed_forward_pass_is_looked_up_once(model):
     torch.testing.assert_close(found[0][2], found[1][2])
 
 
-def test_probabilities_are_not_logits(model):
+@pytest.mark.parametrize(
+    "end",
+    [
+        torch.sigmoid,
+        lambda z: z[:, None].sigmoid().squeeze(1),
+        lambda z: torch.stack([z, -z], 1).softmax(1)[:, 0],
+    ],
+)
+def test_probabilities_are_not_logits(model, end):
     importance = counted(model)
-    ids, labels = IDS.repeat(100, 1), LABELS.repeat(100)
-    with importance, pytest.warns(RuntimeWarning, match="are they probabilities"):
-        importance.step(model(ids).sigmoid(), labels)
+    with importance:
+        with pytest.raises(StatsError, match="come out of a sigmoid or softmax; pass them as"):
+            importance.step(end(model(IDS)), LABELS)
+        importance.step(end(model(IDS)), LABELS, loss="squared")
 
 
 def test_counts_come_with_samples_from_whole_forward_passes(model, tmp_path):
