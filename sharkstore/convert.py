@@ -10,7 +10,7 @@ from typing import Any
 from sharkstore import __version__
 from sharkstore.errors import DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
-from sharkstore.plan.build import Policy, build_plan, check_plan, weak_fields
+from sharkstore.plan.build import Policy, Rank, build_plan, check_plan, weak_fields
 from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, parse_plan
 from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
@@ -60,6 +60,7 @@ def convert_checkpoint(
     prune_below: float | None = None,
     prune_bytes: str | None = None,
     prune: Sequence[str] = (),
+    rank_by: Rank | None = None,
     drop: bool = False,
     default_row: Default = "zero",
     nonfinite: NonFinite = "error",
@@ -85,6 +86,8 @@ def convert_checkpoint(
         prune_bytes: prune the tables of least score per byte until this much of the tables'
             float32 bytes is saved: a share (`30%`) or a size (`8GiB`, `500MB`).
         prune: fields to prune, by name.
+        rank_by: the scores that tell weak fields: `score`, the first-order term (SHARK), or
+            `score_curved`, the second-order term; by default the latter where the stats have it.
         drop: leave pruned tables out instead.
         default_row: the row for ids out of bounds: `zero`, or the table's `mean`.
         nonfinite: `error`, or `zero` to store NaN and infinities in tables as 0.
@@ -114,6 +117,7 @@ def convert_checkpoint(
             prune_below=prune_below,
             prune_bytes=prune_bytes,
             prune=prune,
+            rank_by=rank_by,
             drop=drop,
             default=default_row,
             nonfinite=nonfinite,

@@ -140,7 +140,7 @@ def measure_plainly(model, loader):
         name: torch.from_numpy(counts[name] / counts[name].sum()) @ table
         for name, table in tables.items()
     }
-    sums = {field: np.zeros(3) for field in FIELDS}
+    sums = {field: np.zeros(4) for field in FIELDS}
     metrics = {name: torch.zeros(DIM, DIM, dtype=torch.float64) for name in tables}
     for x, y in samples:
         vectors = {k: v.detach().requires_grad_() for k, v in model.vectors(x).items()}
@@ -153,8 +153,9 @@ def measure_plainly(model, loader):
             table = FIELDS[field].removesuffix(".weight")
             vector, instead, squares = replaced(field, x, vectors[field].detach(), means[table])
             move = float((slope * (instead - vector)).sum())
-            sums[field] += abs(move), move, abs(float((slope * vector).sum()))
             curve = chance * (1 - chance)
+            bent = curve / 2 * float((pull * (instead - vector)).sum()) ** 2
+            sums[field] += abs(move), move, abs(float((slope * vector).sum())), bent
             for one, square in zip(pull.reshape(-1, DIM), squares, strict=True):
                 metrics[table] += curve * square * torch.outer(one, one)
     uses = {name: count.sum() for name, count in counts.items()}

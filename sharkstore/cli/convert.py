@@ -24,7 +24,7 @@ from sharkstore.cli.render import (
 from sharkstore.convert import Conversion, convert_checkpoint
 from sharkstore.errors import DestinationError, PlanError, WriteError
 from sharkstore.plan.amounts import parse_amount, parse_share
-from sharkstore.plan.build import PRUNING
+from sharkstore.plan.build import PRUNING, RANKS
 from sharkstore.plan.prune import check_least
 from sharkstore.plan.tiers import parse_tiers
 from sharkstore.report import ratio
@@ -93,6 +93,12 @@ def _checked(check: Callable[[Any], object]) -> Callable[..., Any]:
     "is saved ('30%', '8GiB', '500MB').",
 )
 @click.option("--prune", multiple=True, metavar="FIELD", help="Prune a field: see --drop.")
+@click.option(
+    "--rank-by",
+    type=click.Choice(RANKS),
+    help="What tells weak fields: the first-order score (SHARK's) or the second-order one; the "
+    "latter where the stats have it.",
+)
 @click.option("--drop", is_flag=True, help="Leave pruned tables out; else they are a mean row.")
 @click.option(
     "--default-row",

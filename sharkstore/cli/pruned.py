@@ -9,7 +9,7 @@ from sharkstore.cli.render import Grid, counted, size
 from sharkstore.convert import Conversion
 from sharkstore.plan.pruned import Pruned
 
-SUMS = ("score", "score_signed", "saved_nbytes")
+SUMS = ("score", "score_signed", "score_curved", "saved_nbytes")
 
 
 def pruned_document(pruned: Pruned) -> dict[str, Any]:
@@ -38,21 +38,29 @@ def _grid(pruned: Pruned) -> Grid:
         [
             table.table,
             ", ".join(table.fields),
+            "" if table.predicted is None else f"{table.predicted:+.3g}",
             "" if table.score_signed is None else f"{table.score_signed:+.3g}",
             "" if table.score is None else f"{table.score:.3g}",
             size(table.saved_nbytes),
         ]
         for table in pruned.tables
     ]
-    return Grid(["pruned table", "fields", "predicted loss", "at most", "saves"], rows, left=2)
+    return Grid(
+        ["pruned table", "fields", "predicted loss", "first order", "at most", "saves"],
+        rows,
+        left=2,
+    )
 
 
 def _cost(pruned: Pruned) -> str:
     """Change of the mean loss; its bound alone where no sign was measured."""
-    unit = f"{pruned.unit} a sample".strip() + " to first order"
+    unit = f"{pruned.unit} a sample".strip()
     if pruned.score_signed is None:
-        return f"at most {pruned.score:.3g} {unit}"
-    return f"{pruned.score_signed:+.3g} (at most {pruned.score:.3g}) {unit}"
+        return f"at most {pruned.score:.3g} {unit} to first order"
+    first = f"{pruned.score_signed:+.3g} (at most {pruned.score:.3g}) {unit} to first order"
+    if pruned.score_curved is None:
+        return first
+    return f"{pruned.predicted:+.3g} {unit} to second order, {first.replace(f' {unit}', '')}"
 
 
 def _unknown(done: Conversion) -> str:

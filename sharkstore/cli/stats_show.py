@@ -17,7 +17,7 @@ from sharkstore.cli.render import (
     room_beside,
     show_json,
 )
-from sharkstore.stats.describe import QUANTILES, TOPS, describe
+from sharkstore.stats.describe import QUANTILES, TOPS, describe, ranked_by
 from sharkstore.stats.file import open_stats
 
 BAR = (8, 40)  # characters
@@ -58,24 +58,27 @@ def _fields(found: dict[str, Any], style: str) -> str:
     fields = found["fields"]
     if not fields:
         return ""
-    headers = ["field", "table", "score", "share", "signed", "sfs"]
+    rank = ranked_by(fields)
+    headers = ["field", "table", "curved", "score", "signed", "sfs", "share"]
+    headers = headers if rank == "score_curved" else [h for h in headers if h != "curved"]
     rows = [
         [
             one["name"],
             "?" if one["table"] is None else one["table"],
+            *([_short(one["score_curved"])] if rank == "score_curved" else []),
             _short(one["score"]),
-            "" if one["share"] is None else percent(one["share"]),
             _short(one["score_signed"]),
             _short(one["sfs"]),
+            "" if one["share"] is None else percent(one["share"]),
         ]
         for one in fields
     ]
     grid = _filled(headers, rows, left=2)
-    best = max((one["score"] or 0.0 for one in fields), default=0.0)
+    best = max((one[rank] or 0.0 for one in fields), default=0.0)
     if style != "human" or best <= 0:
         return grid.text(style)
     width = min(max(room_beside(grid.text(style)) - 3, BAR[0]), BAR[1])
-    bars = [bar((one["score"] or 0.0) / best, width) for one in fields]
+    bars = [bar((one[rank] or 0.0) / best, width) for one in fields]
     rows = [[*row[:2], text, *row[2:]] for row, text in zip(grid.rows, bars, strict=True)]
     return Grid([*grid.headers[:2], "", *grid.headers[2:]], rows, left=3).text(style)
 

@@ -48,6 +48,9 @@ class Importance:
 
     - score: mean over samples of |<g, ē − e>|; score_signed: of <g, ē − e>
       (SHARK, arXiv 2308.09395, F-Permutation: first order Taylor term of the replacement)
+    - score_curved: mean of ½ (ē − e)ᵀ H (ē − e), H being the Gauss–Newton matrix of the
+      sample's loss in e: the second-order term (ours); score_signed + score_curved predicts the
+      loss without the field
     - sfs: mean of |<g, e>|: the gradient of a mask on the field (single-shot feature
       selection, as in the ERASE benchmark, KDD 2024, but absolute per sample)
     - priority of a row: see `Weights` (SHARK, F-Quantization)
@@ -254,7 +257,7 @@ class Importance:
         return self._pass
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """Each field's score, score_signed and sfs, in nats a sample for a binary loss.
+        """Each field's score, score_signed, score_curved and sfs; of a binary loss in nats.
 
         Raises:
             StatsError: nothing was measured, some field was never looked up, or several processes

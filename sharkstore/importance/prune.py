@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sharkstore.errors import StatsError
 from sharkstore.importance.measure import Importance
+from sharkstore.plan.build import RANKS, Rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ def prune_gradually(
     *,
     keep: int,
     per_round: int = 1,
+    rank_by: Rank = "score_curved",
     after: Callable[[Round], object] | None = None,
 ) -> tuple[Round, ...]:
     """Prune the weakest fields in rounds until `keep` are left.
@@ -42,16 +44,19 @@ def prune_gradually(
         fine_tune: trains the model a little, after each round.
         keep: fields to be left; more if the next table has more fields than may go.
         per_round: fields to prune before scoring anew.
+        rank_by: `score_curved`, the second-order term, or `score`, the paper's first-order one.
         after: called with each round, once the model is fine-tuned.
 
     Returns:
         The rounds: `sharkstore convert --prune` takes their fields.
 
     Raises:
-        StatsError: `keep` or `per_round` is out of range.
+        StatsError: `keep` or `per_round` is out of range, `rank_by` is unknown.
     """
     if per_round < 1:
         raise StatsError("per_round is a number of fields", got=per_round, expected="1 or more")
+    if rank_by not in RANKS:
+        raise StatsError(f"rank_by {rank_by!r}", expected=" or ".join(RANKS))
     rounds: list[Round] = []
     gone: set[str] = set()
     left = keep + 1
@@ -62,7 +67,7 @@ def prune_gradually(
             raise StatsError("keep is a number of fields", got=keep, expected=f"1 to {len(fields)}")
         most = len(fields) - keep
         found = importance.scores()
-        scores = {name: found[name]["score"] for name in fields}
+        scores = {name: found[name][rank_by] for name in fields}
         weakest = _weakest(fields, scores, min(per_round, most), most)
         if not weakest:
             break

@@ -24,9 +24,10 @@ class BatchSums:
 
     Args:
         fields: in the order of the rows of `scores`.
-        scores: float64 (fields, 3): of |<g, ē − e>|, <g, ē − e> and |<g, e>|, where g is the
-            gradient of a sample's own loss in its vector e, and ē is what the vector would be
-            were all rows of the table its mean row.
+        scores: float64 (fields, 4): of |<g, ē − e>|, <g, ē − e>, |<g, e>| and
+            ½ (ē − e)ᵀ H (ē − e), where g is the gradient of a sample's own loss in its vector
+            e, H its Gauss–Newton matrix there, and ē is what the vector would be were all rows
+            of the table its mean row.
         metrics: by table, float64 (dim, dim): of a² · curvature over all uses of rows, a being
             the row's coefficient in its bag.
     """
@@ -127,11 +128,31 @@ def sum_batch(
             metrics[table] = metric if table not in metrics else metrics[table] + metric
             by_sample = _by_sample(lookup, len(fields), part).to(home)
             for column, field in enumerate(fields):
-                one = by_sample[:, :, column]
+                one = by_sample[..., column]
                 sums[field] = sums[field] + one if field in sums else one
-    move, mask = torch.stack(list(sums.values()), dim=1)
-    columns = [one.sum(dim=1, dtype=torch.float64) for one in (move.abs(), move, mask.abs())]
-    return BatchSums(tuple(sums), torch.stack(columns, dim=1), metrics)
+    scores = _scores([pull for pull, _ in pulled], torch.stack(list(sums.values())))
+    return BatchSums(tuple(sums), scores, metrics)
+
+
+def _scores(pulls: Sequence[Pull], moved: Tensor) -> Tensor:
+    """Sums over samples of each field's scores.
+
+    Args:
+        moved: (fields, pulls, 2, samples): <v, ē − e> and <v, e>, with v a pull's gradient.
+
+    Returns:
+        float64 (fields, 4): see `BatchSums`.
+    """
+    slope = torch.zeros_like(moved[:, 0])
+    curved = torch.zeros_like(moved[:, 0, 0])
+    for index, pull in enumerate(pulls):
+        if pull.slope is not None:
+            slope += moved[:, index] * pull.slope.to(moved)
+        if pull.curvature is not None:
+            curved += moved[:, index, 0].square() * (pull.curvature.to(moved) / 2)
+    move, mask = slope.unbind(dim=1)
+    columns = [move.abs(), move, mask.abs(), curved]
+    return torch.stack([one.sum(dim=1, dtype=torch.float64) for one in columns], dim=1)
 
 
 def _groups(lookups: Sequence[Lookup]) -> list[list[int]]:
@@ -157,7 +178,8 @@ def _sum_group(
     """Sums of n lookups of m vectors each.
 
     Returns:
-        <g, ē − e> and <g, e> of each vector, (n, 2, m), and metrics, float64 (n, dim, dim).
+        <v, ē − e> and <v, e> of each vector and pull, (n, pulls, 2, m), with v the pull's
+        gradient; and metrics, float64 (n, dim, dim).
     """
     wide = torch.promote_types(lookups[0].output.dtype, torch.float32)
     dim = lookups[0].output.shape[-1]
@@ -167,19 +189,16 @@ def _sum_group(
         None if parts[0] is None else _stacked([part for part in parts if part is not None])
         for parts in zip(*((one.times, one.squares, one.kept) for one in lookups), strict=True)
     )
-    parts = vectors.new_zeros((len(lookups), 2, vectors.shape[1]))
+    parts = vectors.new_zeros((len(lookups), len(pulled), 2, vectors.shape[1]))
     metrics = vectors.new_zeros((len(lookups), dim, dim))
-    for pull, grads in pulled:
+    for index, (pull, grads) in enumerate(pulled):
         if all(grad is None for grad in grads):
             continue
         blank = torch.zeros_like(vectors[0])
         flat = _stacked([blank if g is None else g.to(wide).reshape(-1, dim) for g in grads])
-        if pull.slope is not None:
-            slope = _spread(pull.slope, lookups[0], wide)
-            own = (flat * vectors).sum(dim=2) * _scaled(slope, kept)
-            other = torch.bmm(flat, mean[:, :, None])[:, :, 0] * _scaled(slope, times)
-            parts[:, 0] += other - own
-            parts[:, 1] += own
+        own = _scaled((flat * vectors).sum(dim=2), kept)
+        parts[:, index, 0] = _scaled(torch.bmm(flat, mean[:, :, None])[:, :, 0], times) - own
+        parts[:, index, 1] = own
         if pull.curvature is not None:
             weight = _scaled(_spread(pull.curvature, lookups[0], wide), squares)
             metrics += torch.bmm((flat * weight[..., None]).transpose(1, 2), flat)
@@ -203,10 +222,10 @@ def _spread(values: Tensor, lookup: Lookup, dtype: torch.dtype) -> Tensor:
 
 
 def _by_sample(lookup: Lookup, columns: int, values: Tensor) -> Tensor:
-    """Values of vectors, (2, m), summed by sample and field: (2, samples, columns)."""
+    """Values of vectors, (…, m), summed by sample and field: (…, samples, columns)."""
     if columns > 1:
-        return values.reshape(2, lookup.samples, columns)
+        return values.reshape(*values.shape[:-1], lookup.samples, columns)
     if lookup.vectors_owner is None:
-        return values[:, :, None]
-    summed = values.new_zeros((2, lookup.samples))
-    return summed.index_add_(1, lookup.vectors_owner, values)[:, :, None]
+        return values[..., None]
+    summed = values.new_zeros((*values.shape[:-1], lookup.samples))
+    return summed.index_add_(-1, lookup.vectors_owner, values)[..., None]

@@ -18,7 +18,7 @@ from sharkstore.stats.rows import Weights
 
 VERSION = 1
 MOST = 0.9
-SCORES = ("score", "score_signed", "sfs")
+SCORES = ("score", "score_signed", "sfs", "score_curved")
 PLAIN = (
     *("counted", "counted_labelled", "counted_priority", "counts_from"),
     *("measured", "measured_labels", "empirical", "batches"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sharkstore.errors import PlanError
 from sharkstore.plan.amounts import parse_amount, parse_share
@@ -22,6 +23,8 @@ from sharkstore.plan.stats import Stats, check_stats, rows_at_least
 from sharkstore.plan.tiers import TierPolicy, parse_tiers
 from sharkstore.tensors import Tensor
 
+Rank = Literal["score", "score_curved"]
+RANKS = ("score", "score_curved")
 # options that say what goes; only one of them can
 PRUNING = ("keep", "keep_share", "prune_below", "prune_bytes", "prune")
 
@@ -39,6 +42,8 @@ class Policy:
         prune_bytes: prune the tables of least score per byte until this much is saved of their
             float32 bytes: `30%` of all tables', or `8GiB`.
         prune: fields to prune.
+        rank_by: the scores that tell weak fields, `score` or `score_curved`; None: the latter
+            where all fields have it.
         drop: leave pruned tables out instead of storing their mean row.
         default: the row for ids out of bounds.
         nonfinite: `error`, or `zero` for NaN and infinities in tables.
@@ -51,6 +56,7 @@ class Policy:
     prune_below: float | None = None
     prune_bytes: str | None = None
     prune: Sequence[str] = ()
+    rank_by: Rank | None = None
     drop: bool = False
     default: Default = "zero"
     nonfinite: NonFinite = "error"
@@ -59,6 +65,8 @@ class Policy:
         """Refuse what a command line can't pass, but a caller can."""
         _check_choice("default_row", self.default, ("zero", "mean"))
         _check_choice("nonfinite", self.nonfinite, ("error", "zero"))
+        if self.rank_by is not None:
+            _check_choice("rank_by", self.rank_by, RANKS)
         for name in ("tables", "prune"):
             if isinstance(getattr(self, name), str):
                 raise PlanError(f"{name} must be a list of texts, got one text")
@@ -101,7 +109,9 @@ def build_plan(
     check_stats(stats, tensors)
     chosen = choose_tables(tensors, policy.tables, stats.tables)
     fields = {
-        name: FieldPlan(table, stats.score(name), stats.score_signed(name))
+        name: FieldPlan(
+            table, stats.score(name), stats.score_signed(name), stats.score_curved(name)
+        )
         for name, table in stats.fields.items()
     }
     pruned = _pruned(fields, [tensors[name] for name in chosen], policy)
@@ -155,8 +165,21 @@ def check_plan(plan: Plan, tensors: Mapping[str, Tensor], stats: Stats) -> None:
             raise PlanError(f"table {one.table!r} of field {field!r} is not in the plan")
 
 
+def ranking(fields: Mapping[str, FieldPlan], policy: Policy) -> Mapping[str, FieldPlan]:
+    """The fields with the score in place that tells weak ones.
+
+    First-order scores vanish where a field already gets its samples right; the second-order term
+    doesn't, and follows true permutation more closely (tools/reproduce).
+    """
+    curved = bool(fields) and all(one.score_curved is not None for one in fields.values())
+    if policy.rank_by == "score" or not (curved or policy.rank_by):
+        return fields
+    return {name: replace(one, score=one.score_curved) for name, one in fields.items()}
+
+
 def weak_fields(fields: Mapping[str, FieldPlan], policy: Policy) -> list[str]:
     """Fields that a policy finds too weak; their tables go unless a stronger one needs them."""
+    fields = ranking(fields, policy)
     if policy.keep is not None:
         return weakest_fields(fields, policy.keep)
     if policy.keep_share is not None:
@@ -169,7 +192,7 @@ def weak_fields(fields: Mapping[str, FieldPlan], policy: Policy) -> list[str]:
 def _pruned(fields: Mapping[str, FieldPlan], tables: Sequence[Tensor], policy: Policy) -> list[str]:
     if policy.prune_bytes is not None:
         sizes = {table.name: table.rows * table.shape[1] * 4 for table in tables}
-        return cheapest_tables(fields, sizes, parse_amount(policy.prune_bytes))
+        return cheapest_tables(ranking(fields, policy), sizes, parse_amount(policy.prune_bytes))
     gone = policy.prune or weak_fields(fields, policy)
     names = [table.name for table in tables]
     return tables_without_fields(fields, names, gone, explicit=bool(policy.prune))

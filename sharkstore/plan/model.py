@@ -19,6 +19,7 @@ VERSION = 1
 CONSTANT = Encoding("constant")
 REST = "rest"
 START = "--dry-run writes one to start from"
+SCORES = ("score", "score_signed", "score_curved")
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "an integer"}
 Action = Literal["store", "prune", "drop"]
 Default = Literal["zero", "mean"]
@@ -70,11 +71,13 @@ class FieldPlan:
         score: mean over samples of the loss's absolute change when mean rows stand in for its
             rows, to first order.
         score_signed: the same of the signed change: that of the mean loss.
+        score_curved: the second-order term of that.
     """
 
     table: str
     score: float | None = None
     score_signed: float | None = None
+    score_curved: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def _fields(document: dict[str, Any], where: str) -> dict[str, FieldPlan]:
         place = f"{where}: field {name!r}"
         entry = _of_kind(entry, dict, "a field", place)  # noqa: PLW2901
         table = _member(entry, "table", str, place)
-        scores = (_score(entry, kind, place) for kind in ("score", "score_signed"))
+        scores = (_score(entry, kind, place) for kind in SCORES)
         fields[name] = FieldPlan(table, *scores)
     return fields
 

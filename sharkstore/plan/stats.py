@@ -21,7 +21,7 @@ BLOCK = 1 << 20
 # what float32 holds
 MOST = float(np.finfo(np.float32).max)
 TABLE_KINDS = (*PER_ROW, "mean", "metric")
-FIELD_KINDS = ("score", "score_signed", "sfs")
+FIELD_KINDS = ("score", "score_signed", "score_curved", "sfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,10 @@ class Stats:
     def score(self, name: str) -> float | None:
         """A field's Taylor score; None if not measured."""
         return self._of_field(name, "score")
+
+    def score_curved(self, name: str) -> float | None:
+        """The second-order term of pruning a field; None if not measured."""
+        return self._of_field(name, "score_curved")
 
     def score_signed(self, name: str) -> float | None:
         """The mean of a field's signed Taylor terms; None if not measured."""

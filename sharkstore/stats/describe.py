@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ TOPS = {"1": 10, "10": 100}
 def describe(stats: Stats) -> dict[str, Any]:
     """A stats file as JSON values; null where the file doesn't say.
 
-    fields: the best first; `share` is of the sum of all scores.
+    fields: the best first, by what `ranked_by` tells; `share` is of the sum of those scores.
     tables: `priority` has quantiles over all rows, those never used too: the one for 99 % is the
     least priority of the top 1 %, so a threshold for tiers (counts, where there are no
     priorities). `top_uses` is the share of the uses that the most used 1 % and 10 % of all rows
@@ -55,11 +56,18 @@ def _fields(stats: Stats) -> list[dict[str, Any]]:
     for name in sorted(scored | set(stats.fields)):
         scores: dict[str, Any] = {k: _score(stats, f"fields/{name}/{k}") for k in FIELD_KINDS}
         found.append({"name": name, "table": stats.fields.get(name), **scores, "share": None})
-    total = math.fsum(one["score"] or 0.0 for one in found)
+    rank = ranked_by(found)
+    total = math.fsum(one[rank] or 0.0 for one in found)
     for one in found:
-        if one["score"] is not None and total > 0:
-            one["share"] = one["score"] / total
-    return sorted(found, key=lambda one: (one["score"] is None, -(one["score"] or 0.0)))
+        if one[rank] is not None and total > 0:
+            one["share"] = one[rank] / total
+    return sorted(found, key=lambda one: (one[rank] is None, -(one[rank] or 0.0)))
+
+
+def ranked_by(fields: Sequence[Mapping[str, Any]]) -> str:
+    """The score that fields are ranked by, as in conversion: the second order's if all have it."""
+    curved = bool(fields) and all(one["score_curved"] is not None for one in fields)
+    return "score_curved" if curved else "score"
 
 
 def _of_field(key: str) -> bool:

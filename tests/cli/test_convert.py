@@ -24,6 +24,7 @@ from checkpoints import (
     save_stats,
     with_header,
 )
+from safetensors.numpy import load_file
 from strategies import assert_same_bits
 
 from sharkstore.convert import convert_checkpoint
@@ -163,17 +164,31 @@ def test_each_way_of_pruning_tells_what_goes_and_costs_and_saves(
     assert done.code == 0
     lines = done.err.splitlines()
     cost = "-0.0125 (at most 0.6) nats a sample to first order"
-    at = lines.index("pruned table     fields        predicted loss  at most  saves")
+    at = lines.index("pruned table     fields        predicted loss  first order  at most  saves")
     assert lines[at + 1 : at + 3] == [
-        "emb.user.weight  user, friend         -0.0125      0.6  32 KB",
+        "emb.user.weight  user, friend         -0.0125      -0.0125      0.6  32 KB",
         f"pruned 2 fields: predicted loss {cost}, saves 32 KB of 40 KB",
     ]
+
+
+def test_with_its_second_order_term_the_loss_is_predicted_to_second_order(
+    shark, checkpoint, store, signed, tmp_path
+):
+    arrays = load_file(signed)
+    for name in ("user", "friend", "item"):
+        arrays[f"fields/{name}/score_curved"] = np.array([0.05])
+    fields = {"user": USER, "friend": USER, "item": ITEM}
+    stats = save_stats(tmp_path / "curved.safetensors", arrays, fields)
+    done = shark("convert", checkpoint, store, "--stats", stats, "--prune-bytes", "32KB")
+    cost = "+0.0875 nats a sample to second order, -0.0125 (at most 0.6) to first order"
+    assert f"pruned 2 fields: predicted loss {cost}, saves 32 KB of 40 KB" in done.err
+    assert "emb.user.weight  user, friend         +0.0875      -0.0125      0.6  32 KB" in done.err
 
 
 def test_json_has_what_goes_and_its_total(shark, checkpoint, store, signed):
     options = ("convert", checkpoint, store, "--stats", signed, "--prune-bytes", "32KB", "--json")
     found = json.loads(shark(*options).out)
-    sums = {"score": 0.6, "score_signed": -0.0125, "saved_nbytes": 31968}
+    sums = {"score": 0.6, "score_signed": -0.0125, "score_curved": None, "saved_nbytes": 31968}
     assert found["pruned"] == [{"table": USER, "fields": ["user", "friend"], **sums}]
     assert found["pruned_total"] == {"fields": 2, **sums}
 
@@ -185,6 +200,7 @@ def test_json_of_a_conversion_that_prunes_nothing_says_so(shark, checkpoint, sto
         "fields": 0,
         "score": 0.0,
         "score_signed": 0.0,
+        "score_curved": 0.0,
         "saved_nbytes": 0,
     }
 

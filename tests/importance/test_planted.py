@@ -174,7 +174,7 @@ def test_fields_of_a_shared_table_go_together():
 
     with pytest.raises(PlanError, match="field 'a' shares this table with b"):
         run().prune(["a"])
-    scores = {name: one["score"] for name, one in run().scores().items()}
+    scores = {name: one["score_curved"] for name, one in run().scores().items()}
     rounds = prune_gradually(run, lambda: None, keep=1)
     gone = {name for one in rounds for name in one.pruned}
     assert gone == ({"c"} if scores["c"] < scores["a"] + scores["b"] else {"a", "b"})
@@ -183,6 +183,7 @@ def test_fields_of_a_shared_table_go_together():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"keep": 3, "rank_by": "sfs"}, "rank_by 'sfs'.*score or score_curved"),
         ({"keep": 0}, "got 0, expected 1 to 7"),
         ({"keep": 8}, "got 8"),
         ({"keep": 3, "per_round": 0}, "per_round"),

@@ -164,6 +164,35 @@ def test_signed_scores_reach_the_plan():
     assert plan(signed).fields["user"] == FieldPlan(USER, 0.5, -0.25)
 
 
+CURVED = {
+    **{f"fields/{name}/score": [value] for name, value in {"user": 0.1, "item": 0.9}.items()},
+    **{
+        f"fields/{name}/score_curved": [value] for name, value in {"user": 0.9, "item": 0.1}.items()
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("rank_by", "gone"), [(None, ITEM), ("score_curved", ITEM), ("score", USER)]
+)
+@pytest.mark.parametrize(
+    "option", [{"keep": 1}, {"keep_share": "50%"}, {"prune_below": 0.5}, {"prune_bytes": "1%"}]
+)
+def test_fields_are_ranked_by_the_second_order_unless_told_otherwise(rank_by, gone, option):
+    made = plan(measured(CURVED, {"user": USER, "item": ITEM}), rank_by=rank_by, **option)
+    assert [name for name, action in actions(made).items() if action == "prune"] == [gone]
+
+
+def test_a_field_without_its_second_order_leaves_the_first():
+    arrays = {key: value for key, value in CURVED.items() if key != "fields/item/score_curved"}
+    made = plan(measured(arrays, {"user": USER, "item": ITEM}), keep=1)
+    assert [name for name, action in actions(made).items() if action == "prune"] == [USER]
+    with pytest.raises(PlanError, match="--keep needs field scores: item have none"):
+        plan(measured(arrays, {"user": USER, "item": ITEM}), keep=1, rank_by="score_curved")
+    with pytest.raises(PlanError, match="rank_by 'sfs' is not known"):
+        plan(measured(arrays, {"user": USER, "item": ITEM}), keep=1, rank_by="sfs")
+
+
 PRUNING = {
     "--keep": 1,
     "--keep-share": "50%",

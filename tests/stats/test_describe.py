@@ -40,10 +40,25 @@ def test_fields_are_ranked_by_score_those_without_last(tmp_path):
         "table": "t",
         "score": 1.0,
         "score_signed": -0.5,
+        "score_curved": None,
         "sfs": 9.0,
         "share": 0.25,
     }
     assert found[1] == low
+
+
+def test_fields_are_ranked_by_the_second_order_where_all_have_it(tmp_path):
+    kinds = {"score": {"a": 1.0, "b": 2.0}, "score_curved": {"a": 3.0, "b": 1.0}}
+    arrays = {
+        f"fields/{name}/{kind}": np.array([value])
+        for kind, values in kinds.items()
+        for name, value in values.items()
+    }
+    found = described(tmp_path, arrays, dict.fromkeys("ab", "t"))["fields"]
+    assert [(one["name"], one["share"]) for one in found] == [("a", 0.75), ("b", 0.25)]
+    del arrays["fields/b/score_curved"]
+    found = described(tmp_path, arrays, dict.fromkeys("ab", "t"))["fields"]
+    assert [one["name"] for one in found] == ["b", "a"]
 
 
 def test_scores_of_zero_have_no_shares(tmp_path):
