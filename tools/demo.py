@@ -20,6 +20,7 @@ from ctr.datasets import TEST, Dataset
 from ctr.model import Ctr, table_name
 
 import sharkstore
+from sharkstore.metrics import auc
 
 SHARKSTORE = Path(sys.executable).with_name("sharkstore")
 
@@ -102,13 +103,13 @@ def main() -> None:
 def compare(model: Ctr, dataset: Dataset, out: Path) -> None:
     """Print bytes and test AUC of the checkpoint and of the stores in a folder."""
     ids, labels = dataset.part(TEST)
-    before = train.auc(labels, train.predict(model, ids))
+    before = auc(labels, train.predict(model, ids))
     source = sum(model.table(field).nbytes for field in model.fields)
     print(f"   {'':<20}{'table bytes':>14}{'ratio':>10}{'test AUC':>12}{'change':>12}")
     print(f"   {'checkpoint':<20}{source:>14,}{100:>8.1f} %{before:>12.6f}")
     for name in ("model.shark", "model-pruned.shark"):
         with sharkstore.open(out / name) as store:
-            reached = train.auc(labels, train.predict_from_store(model, store, ids))
+            reached = auc(labels, train.predict_from_store(model, store, ids))
             share = store.nbytes / source * 100
             print(
                 f"   {name:<20}{store.nbytes:>14,}{share:>8.1f} %{reached:>12.6f}"

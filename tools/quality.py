@@ -20,6 +20,7 @@ from ctr import datasets, train
 
 import sharkstore
 from sharkstore.convert import convert_checkpoint
+from sharkstore.metrics import auc
 from sharkstore.plan.tiers import parse_tiers
 
 SHARKSTORE = Path(sys.executable).with_name("sharkstore")
@@ -53,7 +54,7 @@ def measure(folder: Path, tiers: str, seed: int, out: Path) -> dict[str, Any]:
         after = train.predict_from_store(model, store, ids)
         sizes = {"nbytes": store.nbytes, "source_nbytes": store.metadata.source_nbytes}
     difference = np.abs(after - before)
-    aucs = train.auc(labels, before), train.auc(labels, after)
+    aucs = auc(labels, before), auc(labels, after)
     return {
         "set": dataset.name,
         "samples": len(dataset.labels),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from ctr.datasets import TRAIN, VALIDATION, Dataset, Ids
 from ctr.model import Ctr, table_name
 from sharkstore import Store
 from sharkstore.importance import Importance
+from sharkstore.metrics import auc
 
 F64 = NDArray[np.float64]
 
@@ -123,20 +123,6 @@ def _logits(embed: Callable[[Ids], Tensor], head: nn.Module, ids: Ids) -> F64:
         blocks = [head(embed(ids[i : i + BLOCK])) for i in range(0, len(ids), BLOCK)]
     logits: F64 = torch.cat(blocks).double().numpy()
     return logits
-
-
-def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
-    """Area under the ROC curve: the chance that a positive sample has the higher score.
-
-    Args:
-        labels: (n,) of 0 and 1, both present.
-        scores: (n,); equal scores count half.
-    """
-    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(ties, dtype=np.float64) - (ties - 1) / 2)[place]
-    positive = int(np.count_nonzero(labels))
-    above = float(ranks[labels != 0].sum()) - positive * (positive + 1) / 2
-    return above / (positive * (len(labels) - positive))
 
 
 def measure(model: Ctr, dataset: Dataset) -> Importance:
