@@ -9,6 +9,7 @@ import click
 
 from sharkstore import __version__
 from sharkstore.cli.convert import convert
+from sharkstore.cli.diff import diff
 from sharkstore.cli.inspect import inspect
 from sharkstore.cli.lookup import lookup
 from sharkstore.cli.stats import stats
@@ -19,13 +20,13 @@ from sharkstore.errors import SharkstoreError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sharkstore")
 def cli() -> None:
-    """Embedding tables in mixed precision: convert, inspect, verify, look up; their stats.
+    """Embedding tables in mixed precision: convert, inspect, verify, compare, look up.
 
     Results go to stdout, messages and progress to stderr. Exit 0: done; 1: failed; 2: usage.
     """
 
 
-for command in (convert, inspect, verify, lookup, stats):
+for command in (convert, inspect, verify, diff, lookup, stats):
     cli.add_command(command)
 
 
