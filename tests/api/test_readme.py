@@ -36,19 +36,38 @@ def test_quick_start_runs(tmp_path: Path):
             run_console(block, tmp_path)
 
 
-def test_from_training_to_stats_runs(tmp_path: Path):
+def test_from_training_to_what_it_cost_runs(tmp_path: Path):
+    """In one Python process, since the later blocks use the model of the first."""
     blocks = blocks_between("## From training to stats", "## Measured")
     kinds = [kind for kind, _ in blocks]
-    assert kinds == ["python", "python", "console", "python", "console"]
-    code = "".join(block for kind, block in blocks if kind == "python")
-    assert run([sys.executable, "-W", "error", "-c", code], tmp_path) == "['ad']\n"
-    told = [run_console(block, tmp_path) for kind, block in blocks if kind == "console"]
-    assert "ad.weight" in told[0]
-    assert "(pruned)" in told[1]
+    assert kinds == ["python", "python", "console", "python", "console", "console", "python"]
+    (tmp_path / "told").mkdir()
+    lines = ["import subprocess, sys"]
+    for number, (kind, block) in enumerate(blocks):
+        lines.append(block if kind == "python" else as_code(block, f"told/{number}"))
+    out = run([sys.executable, "-W", "error", "-c", "\n".join(lines)], tmp_path)
+    gone, *evaluated = out.splitlines()
+    assert gone == "['ad']"
+    assert [line.split()[0] for line in evaluated[2:]] == ["AUC", "log"]
+    stats, converted, compared = (
+        path.read_text() for path in sorted((tmp_path / "told").iterdir())
+    )
+    assert "ad.weight" in stats
+    assert "(pruned)" in stats
+    assert "(pruned)" in converted
+    assert "constant, pruned in B" in compared
+    assert "RMSE seen" in compared
+
+
+def as_code(block: str, path: str) -> str:
+    """Python that runs a console block and keeps what it prints."""
+    commands = [line.removeprefix("$ sharkstore ").split() for line in block.strip().splitlines()]
+    call = "subprocess.run([sys.executable, '-m', 'sharkstore', *one], check=True, stdout=file)"
+    return f"with open({path!r}, 'w') as file:\n    for one in {commands!r}:\n        {call}"
 
 
 def test_every_option_that_readme_names_is_there(tmp_path: Path):
-    commands = (["convert"], ["stats", "merge"], ["stats", "count"])
+    commands = (["convert"], ["stats", "merge"], ["stats", "count"], ["diff"])
     helps = [
         run([sys.executable, "-m", "sharkstore", *one, "--help"], tmp_path) for one in commands
     ]
