@@ -473,3 +473,17 @@ def test_values_that_are_finite_in_a_alone_are_above_every_bound(tmp_path):
 
 def test_columns_are_all_there():
     assert len(rows.compare_rows(*[np.ones((2, 3), np.float32)] * 2)) == rows.COLUMNS
+
+
+def test_memory_does_not_grow_with_the_table(tmp_path):
+    import tracemalloc
+
+    values = {USER: random_rows(500_000, 16)}
+    store = make_store(tmp_path, values, tiers="f32=10%,int8=rest")
+    tracemalloc.start()
+    try:
+        diff(tmp_path / "model.safetensors", store)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < values[USER].nbytes / 2
