@@ -27,6 +27,7 @@ from reproduce.noise import paired, spread
 from reproduce.scorers import fields_of, measure
 from reproduce.training import Sizes, auc_on_test, fit
 from sharkstore.convert import convert_checkpoint
+from sharkstore.metrics import auc
 from sharkstore.plan.stats import Stats
 from sharkstore.stats.file import open_stats
 
@@ -126,7 +127,7 @@ class Trial:
         with sharkstore.open(path) as store:
             found = train.predict_from_store(self._model, store, self._ids)
             ratio = store.nbytes / store.metadata.source_nbytes
-        return train.auc(self._labels, found), ratio
+        return auc(self._labels, found), ratio
 
 
 def priorities(stats: Stats, model: Ctr, seed: int) -> dict[str, ByTable]:

@@ -10,6 +10,8 @@ from ctr import train
 from ctr.datasets import TEST, Dataset
 from ctr.model import Ctr
 
+from sharkstore.metrics import auc
+
 Fields = frozenset[str]
 
 
@@ -40,7 +42,7 @@ def fit(dataset: Dataset, seed: int, sizes: Sizes) -> Ctr:
 def auc_on_test(model: Ctr, dataset: Dataset) -> float:
     """Of the test split."""
     ids, labels = dataset.part(TEST)
-    return train.auc(labels, train.predict(model, ids))
+    return auc(labels, train.predict(model, ids))
 
 
 @dataclass(slots=True)
