@@ -1,4 +1,4 @@
-"""How rows are stored: the encodings of format 1.0, and the geometry of row maps.
+"""How rows are stored: the encodings of format 1.1, and the geometry of row maps.
 
 Spec: formats/sharkstore-1.md, "Encodings", "Row map".
 """
@@ -21,7 +21,11 @@ SCALE_DTYPES: dict[str, np.dtype[Any]] = {
 ROWS_PER_BLOCK = 64
 # bytes of a row-map block of 64 rows, by its number of bit planes
 ROWMAP_BLOCK_BYTES = {1: 16, 2: 32, 3: 64}
-NAMES = ("f32", "f16", "int8", "constant")
+MODES: tuple[Mode, ...] = ("symmetric", "affine")
+SCALES: tuple[ScaleDtype, ...] = ("float16", "float32")
+# bits of a code, by encoding
+CODE_BITS = {"int8": 8, "int4": 4, "int2": 2}
+NAMES = ("f32", "f16", *CODE_BITS, "constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +33,10 @@ class Encoding:
     """One way to store a row.
 
     Args:
-        name: `f32`, `f16`, `int8` or `constant`.
-        mode: of `int8`: `symmetric` (scale) or `affine` (scale and bias).
-        scale_dtype: of `int8`: dtype of the scale, and of the bias if there is one.
-        scale_exponent: of symmetric `int8` with float16 scales: the stored scale is
+        name: `f32`, `f16`, `int8`, `int4`, `int2` or `constant`.
+        mode: of packed rows: `symmetric` (scale) or `affine` (scale and bias).
+        scale_dtype: of packed rows: dtype of the scale, and of the bias if there is one.
+        scale_exponent: of symmetric rows with float16 scales: the stored scale is
             the true one times 2 ** scale_exponent.
     """
 
@@ -44,7 +48,17 @@ class Encoding:
     @property
     def packed(self) -> bool:
         """Whether a row is bytes (scale, bias, codes) and not an array of floats."""
-        return self.name == "int8"
+        return self.name in CODE_BITS
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code of a packed row: 8, 4 or 2."""
+        return CODE_BITS[self.name]
+
+    @property
+    def format(self) -> str:
+        """The first version of the format that has the encoding."""
+        return "1.1" if self.name in ("int4", "int2") else "1.0"
 
     @property
     def header_bytes(self) -> int:
@@ -63,7 +77,7 @@ class Encoding:
     def row_bytes(self, dim: int) -> int:
         """Bytes of one stored row of `dim` values."""
         if self.packed:
-            return self.header_bytes + dim
+            return self.header_bytes + -(-dim * self.bits // 8)
         return self.array_dtype.itemsize * dim
 
     def array_shape(self, rows: int, dim: int) -> tuple[int, int]:
@@ -87,7 +101,7 @@ def planes_for(tiers: int) -> int:
 
 
 def parse_encoding(text: str) -> Encoding:
-    """Read `f32`, `f16`, `int8`, `int8.affine`, `int8.f32` or `int8.affine.f32`.
+    """Read `f32`, `f16`, `constant`, or `int8`, `int4`, `int2` with `.affine`, `.f32` or both.
 
     Raises:
         ValueError: for anything else, naming what is known.
@@ -102,9 +116,11 @@ def parse_encoding(text: str) -> Encoding:
 SPELLED = (
     Encoding("f32"),
     Encoding("f16"),
-    Encoding("int8"),
-    Encoding("int8", "affine"),
-    Encoding("int8", "symmetric", "float32"),
-    Encoding("int8", "affine", "float32"),
+    *(
+        Encoding(name, mode, scale_dtype)
+        for name in CODE_BITS
+        for scale_dtype in SCALES
+        for mode in MODES
+    ),
     Encoding("constant"),
 )

@@ -22,7 +22,7 @@ from sharkstore.format.layout import (
 )
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.format.validate import parse
-from sharkstore.format.version import FORMAT
+from sharkstore.format.version import FORMATS
 from sharkstore.load.files import is_current, open_regular, read_current
 from sharkstore.load.mapping import map_array
 from sharkstore.load.store import read_document
@@ -190,7 +190,7 @@ def _check_digest(
 ) -> Iterator[Finding]:
     """A newer minor version may have arrays in its digest that this one doesn't know."""
     digest = store_digest(raw, trailers, metadata.digest)
-    if digest != metadata.digest and metadata.format == FORMAT:
+    if digest != metadata.digest and metadata.format in FORMATS:
         message = f"is {digest}, the root document says {metadata.digest}"
         yield Finding("digest", message)
 

@@ -21,6 +21,9 @@ CONSTANT = Encoding("constant")
 PACKED = [one for one in SPELLED if one.packed]
 SYMMETRIC = [one for one in PACKED if one.mode == "symmetric"]
 AFFINE = [one for one in PACKED if one.mode == "affine"]
+SEARCHED = [one for one in PACKED if one.bits < 8]  # their scales are searched for
+SYMMETRIC8 = [one for one in SYMMETRIC if one.bits == 8]
+AFFINE8 = [one for one in AFFINE if one.bits == 8]
 
 
 # --- rows ------------------------------------------------------------------------------------
@@ -38,6 +41,26 @@ def exact_rows(rows, dim, seed=0):
     values = rng.integers(-127, 128, (rows, dim)).astype(np.float32)
     values[np.arange(rows), rng.integers(dim, size=rows)] = 127
     return values
+
+
+def kinds_of_rows(dim):
+    """Rows that encoders stumble over, by name; float16 holds them all."""
+    normal = random_rows(20, dim)
+    sizes = np.float32(10.0) ** -np.arange(20, dtype=np.float32)
+    spike = random_rows(8, dim, scale=1e-3)
+    spike[:, 0] = 60000
+    return {
+        "normal": normal,
+        "zero": np.zeros((3, dim), np.float32),
+        "minus zero": -np.zeros((3, dim), np.float32),
+        "one huge value": spike,
+        "tiny": normal * np.float32(1e-5),
+        "subnormal": normal * np.float32(1e-40),
+        "least subnormal": np.full((2, dim), 2.0**-149, np.float32),
+        "equal": np.repeat(normal[:, :1], dim, axis=1),
+        "positive": np.abs(normal) + np.float32(3),
+        "of very different sizes": normal * sizes[:, None],
+    }
 
 
 def assert_same_bits(got, expected):
@@ -64,12 +87,23 @@ def decode_slowly(encoding, stored, dim):
     if not encoding.packed:
         return list(struct.unpack(f"<{dim}f", stored))
     kind = {"float16": "e", "float32": "f"}[encoding.scale_dtype]
+    codes = codes_slowly(encoding, stored[encoding.header_bytes :], dim)
     if encoding.mode == "symmetric":
-        scale, *codes = struct.unpack(f"<{kind}{dim}b", stored)
+        (scale,) = struct.unpack_from(f"<{kind}", stored)
         step = round_to_float32(scale * 2.0**-encoding.scale_exponent)
         return [round_to_float32(code * step) for code in codes]
-    scale, bias, *codes = struct.unpack(f"<{kind}{kind}{dim}B", stored)
+    scale, bias = struct.unpack_from(f"<{kind}{kind}", stored)
     return [round_to_float32(round_to_float32(code * scale) + bias) for code in codes]
+
+
+def codes_slowly(encoding, stored, dim):
+    """The codes of one row: integers."""
+    if encoding.bits == 8:
+        return list(struct.unpack(f"<{dim}{'b' if encoding.mode == 'symmetric' else 'B'}", stored))
+    number = int.from_bytes(stored, "little")
+    levels = 2**encoding.bits
+    offset = levels // 2 if encoding.mode == "symmetric" else 0
+    return [(number >> encoding.bits * j) % levels - offset for j in range(dim)]
 
 
 def round_to_float32(value):

@@ -25,6 +25,7 @@ from strategies import assert_same_bits, exact_rows, random_rows
 
 import sharkstore
 from sharkstore.convert import convert_checkpoint
+from sharkstore.encodings import SPELLED
 from sharkstore.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -111,9 +112,7 @@ def test_by_default_every_table_is_int8(convert):
         assert [str(tier.encoding) for tier in tensor_of(store, name).tiers] == ["int8"]
 
 
-@pytest.mark.parametrize(
-    "encoding", ["f32", "f16", "int8", "int8.affine", "int8.f32", "int8.affine.f32"]
-)
+@pytest.mark.parametrize("encoding", [str(one) for one in SPELLED if one.name != "constant"])
 def test_rows_come_back_as_their_encoding_holds_them(convert, encoding):
     store, _ = convert(tiers=encoding)
     assert_same_bits(read_back(store, USER), as_stored(model()[USER], encoding))
@@ -685,7 +684,7 @@ def test_a_table_with_nan_leaves_nothing(convert, tmp_path):
         convert({"emb": values})
 
 
-@pytest.mark.parametrize("encoding", ["f16", "int8.affine"])
+@pytest.mark.parametrize("encoding", ["f16", "int8.affine", "int4.affine", "int2.affine"])
 def test_a_value_that_doesnt_fit_leaves_nothing(convert, tmp_path, encoding):
     with refused(tmp_path, NonFiniteError, "does not fit"):
         convert({"emb": np.full((9, 1), 1e6, np.float32)}, tiers=encoding)
@@ -784,11 +783,13 @@ def test_an_existing_store_is_replaced_when_asked(convert, tmp_path):
     assert names(tmp_path) == ["model.safetensors", "model.shark"]
 
 
-@pytest.mark.parametrize("encoding", ["int8", "int8.f32"])
-def test_the_largest_floats_stay_finite(convert, encoding):
+@pytest.mark.parametrize(
+    ("encoding", "error"), [("int8", 1e-3), ("int8.f32", 1e-3), ("int4", 0.1), ("int2.f32", 0.4)]
+)
+def test_the_largest_floats_stay_finite(convert, encoding, error):
     largest = np.float32(0.999 * 2.0**127)
     values = np.linspace(0.9 * largest, largest, 200, dtype=np.float32)[:, None]
     store, _ = convert({"emb": values}, tiers=encoding)
     rows = read_back(store, "emb")
     assert np.isfinite(rows).all()
-    np.testing.assert_allclose(rows, values, rtol=1e-3)
+    np.testing.assert_allclose(rows, values, rtol=error)

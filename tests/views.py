@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
-from strategies import AFFINE, CONSTANT, F16, F32, INT8, SYMMETRIC, assert_same_values, padded
+from strategies import (
+    AFFINE,
+    CONSTANT,
+    F16,
+    F32,
+    INT8,
+    SEARCHED,
+    SYMMETRIC,
+    assert_same_values,
+    padded,
+)
 
 from sharkstore import kernels
-from sharkstore.encodings import SPELLED, Encoding, planes_for
+from sharkstore.encodings import SPELLED, planes_for
 from sharkstore.kernels import reference
 from sharkstore.kernels.rowmap import build_rowmap
 from sharkstore.quant.encode import fitted
@@ -22,6 +33,8 @@ TIERS = {
     "4 tiers": [INT8, F32, CONSTANT, AFFINE[1]],
     "5 tiers": [INT8, F16, F32, SYMMETRIC[1], INT8],
     "8 tiers": [*MANY, INT8],
+    "few bits": [SEARCHED[0], F32, SEARCHED[4], INT8],
+    "8 tiers of few bits": SEARCHED,
 }
 CANARY = np.float32(-1.5e33)
 MARGIN = 32
@@ -63,8 +76,8 @@ def make_view(encodings, rows, dim, seed=0, *, wild=False, tiers=None):
 
 def random_bytes(encoding, count, dim, rng):
     """An encoding, and rows of it that need not have come from an encoder."""
-    if encoding == INT8:
-        encoding = Encoding("int8", scale_exponent=int(rng.integers(-126, 127)))
+    if encoding.packed and encoding.mode == "symmetric" and encoding.scale_dtype == "float16":
+        encoding = replace(encoding, scale_exponent=int(rng.integers(-126, 127)))
     return encoding, rng.integers(0, 256, (count, encoding.row_bytes(dim)), np.uint8)
 
 

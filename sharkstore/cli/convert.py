@@ -66,8 +66,9 @@ def _checked(check: Callable[[Any], object]) -> Callable[..., Any]:
     show_default=True,
     callback=_checked(parse_tiers),
     help="Encodings by share of the rows ('f32=1%,f16=9%,int8=rest') or by least priority "
-    "('f32@1000,f16@50,int8'). Encodings: f32, f16, int8, int8.affine, int8.f32 (scales in "
-    "float32), int8.affine.f32, constant (the tier's mean row).",
+    "('f32@1000,f16@50,int8'). Encodings: f32, f16, int8, int4, int2, constant (the tier's "
+    "mean row); after int8, int4 or int2, .affine (scale and bias), .f32 (both in float32) or "
+    ".affine.f32.",
 )
 @click.option("--stats", type=click.Path(), help="Row priorities and field scores (safetensors).")
 @click.option("--tables", multiple=True, metavar="GLOB", help="Which tensors are tables.")

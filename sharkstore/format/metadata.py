@@ -12,7 +12,7 @@ from typing import Any
 from sharkstore.encodings import Encoding
 from sharkstore.format import zarr3
 from sharkstore.format.layout import ArraySpec
-from sharkstore.format.version import FORMAT
+from sharkstore.format.version import FORMATS
 
 DIGEST_PREFIX = "sha256:"
 BLANK_DIGEST = DIGEST_PREFIX + "0" * 64
@@ -114,6 +114,7 @@ class StoreMetadata:
 
     Args:
         dropped: tables of the checkpoint that were left out: name -> (rows, dim).
+        format: version of the format that it is written in.
     """
 
     digest: str
@@ -122,7 +123,7 @@ class StoreMetadata:
     fields: Mapping[str, FieldMetadata]
     dropped: Mapping[str, tuple[int, int]]
     provenance: Mapping[str, Any]
-    format: str = FORMAT
+    format: str = FORMATS[0]
 
     @property
     def arrays(self) -> tuple[ArraySpec, ...]:

@@ -197,7 +197,7 @@ def _tier_entry(state: Check, where: str, entry: object) -> tuple[int | None, En
         message = f"encoding {name!r:.80} is not one of {', '.join(NAMES)}: upgrade sharkstore"
         state.say("encoding-unknown", where, message)
         return rows, None
-    if name != "int8":
+    if not Encoding(name).packed:
         return rows, Encoding(name)
     mode, scale = entry.get("mode"), entry.get("scale_dtype")
     if mode not in ("symmetric", "affine"):

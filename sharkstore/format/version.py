@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-FORMAT = "1.0"
+# what this reader knows, the newest last
+FORMATS = ("1.0", "1.1")
+FORMAT = FORMATS[-1]
 MAJOR = 1
 
 

@@ -24,10 +24,9 @@ from sharkstore.kernels.reference import (
     TableView,
     Tier,
     decode_rows,
-    scale_exponent,
-    stored_scales,
 )
 from sharkstore.kernels.rowmap import rowmap_counters, rowmap_tiers
+from sharkstore.kernels.scales import scale_exponent
 
 __all__ = [
     "POOLS",
@@ -47,6 +46,5 @@ __all__ = [
     "rowmap_counters",
     "rowmap_tiers",
     "scale_exponent",
-    "stored_scales",
     "use_backend",
 ]

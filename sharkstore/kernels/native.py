@@ -11,22 +11,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sharkstore.encodings import ROWMAP_BLOCK_BYTES, ROWS_PER_BLOCK, Encoding
+from sharkstore.encodings import (
+    CODE_BITS,
+    MODES,
+    ROWMAP_BLOCK_BYTES,
+    ROWS_PER_BLOCK,
+    SCALES,
+    Encoding,
+)
 from sharkstore.errors import ArgumentError
 from sharkstore.kernels import _native
-from sharkstore.kernels.reference import F32, I64, U8, TableView
+from sharkstore.kernels.reference import I64, TableView
+from sharkstore.kernels.scales import F32, U8
 
 VARIABLE = "SHARKSTORE_KERNEL"
 POOLS = {"sum": 0, "mean": 1, "max": 2}
 # the numbers of `Kind` in csrc/table.h, by name, mode and dtype of the scale
-KINDS = {
+KINDS: dict[tuple[str, str, str], int] = {
     ("f32", "symmetric", "float16"): 0,
     ("constant", "symmetric", "float16"): 0,
     ("f16", "symmetric", "float16"): 1,
-    ("int8", "symmetric", "float16"): 2,
-    ("int8", "symmetric", "float32"): 3,
-    ("int8", "affine", "float16"): 4,
-    ("int8", "affine", "float32"): 5,
+    **{
+        (name, mode, scale_dtype): 2 + 4 * i + 2 * j + k
+        for i, name in enumerate(CODE_BITS)
+        for j, mode in enumerate(MODES)
+        for k, scale_dtype in enumerate(SCALES)
+    },
 }
 
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.encodings import FLOAT_DTYPES, SCALE_DTYPES, Encoding
+from sharkstore.kernels.lowbits import fit_rows, pack_codes, unpack_codes
 from sharkstore.kernels.rowmap import BLOCK_PLANES, rowmap_counters
+from sharkstore.kernels.scales import F32, U8, pack, positive, store_scales, true_scales
 
-F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-U8 = NDArray[np.uint8]
 Pool = Literal["sum", "mean", "max"]
 
 LOOKUP_BLOCK = 1 << 16
@@ -74,6 +74,8 @@ def encode_rows(encoding: Encoding, rows: F32) -> U8:
     Returns:
         uint8 (n, row bytes). Values that float16 cannot hold become infinite: callers check.
     """
+    if encoding.packed and encoding.bits < 8:
+        return _encode_low_bits(encoding, rows)
     if encoding.packed:
         encode = _encode_symmetric if encoding.mode == "symmetric" else _encode_affine
         return encode(encoding, rows)
@@ -83,9 +85,9 @@ def encode_rows(encoding: Encoding, rows: F32) -> U8:
 
 
 def _encode_symmetric(encoding: Encoding, rows: F32) -> U8:
-    scales = stored_scales(encoding, np.abs(rows).max(axis=1))
-    step = _true_scale(encoding, scales)
-    return _pack([scales], _codes(rows, step, -127, 127).astype(np.int8))
+    scales = store_scales(encoding, np.abs(rows).max(axis=1) / np.float32(127))
+    step = true_scales(encoding, scales)
+    return pack([scales], _codes(rows, step, -127, 127).astype(np.int8))
 
 
 def _encode_affine(encoding: Encoding, rows: F32) -> U8:
@@ -97,31 +99,15 @@ def _encode_affine(encoding: Encoding, rows: F32) -> U8:
         scales = ((rows.max(axis=1) - low) / np.float32(255)).astype(dtype)
         offset = rows - low[:, None]
     # a bias rounded up can leave a range below zero: such a row is its bias
-    scales = np.where(scales > 0, scales, dtype.type(0))
+    scales = positive(scales)
     codes = _codes(offset, scales.astype(np.float32), 0, 255)
-    return _pack([scales, biases], codes.astype(np.uint8))
+    return pack([scales, biases], codes.astype(np.uint8))
 
 
-def stored_scales(encoding: Encoding, largest: F32) -> NDArray[np.floating[Any]]:
-    """Scales of symmetric int8 rows as stored, from each row's largest absolute value."""
-    scaled = largest / np.float32(127)
-    with np.errstate(over="ignore", under="ignore"):
-        if encoding.scale_dtype == "float16":
-            scaled = scaled * _power_of_two(encoding.scale_exponent)
-        return scaled.astype(SCALE_DTYPES[encoding.scale_dtype])
-
-
-def scale_exponent(largest: float) -> int:
-    """Exponent that takes a tier's largest scale into [2**14, 2**15), near float16's top.
-
-    Args:
-        largest: largest absolute value in the tier's rows, float32.
-    """
-    scale = np.float32(largest) / np.float32(127)
-    if scale == 0:
-        return 0
-    _, exponent = np.frexp(scale)
-    return int(np.clip(15 - int(exponent), -126, 126))
+def _encode_low_bits(encoding: Encoding, rows: F32) -> U8:
+    fit = fit_rows(encoding, rows)
+    head = [fit.scales] if fit.biases is None else [fit.scales, fit.biases]
+    return pack(head, pack_codes(encoding, fit.codes))
 
 
 def decode_rows(encoding: Encoding, stored: U8, dim: int) -> F32:
@@ -133,20 +119,18 @@ def decode_rows(encoding: Encoding, stored: U8, dim: int) -> F32:
         return values
     header = encoding.header_bytes
     head = np.ascontiguousarray(stored[:, :header]).view(SCALE_DTYPES[encoding.scale_dtype])
-    step = _true_scale(encoding, head[:, 0])[:, None]
+    step = true_scales(encoding, head[:, 0])[:, None]
     with np.errstate(all="ignore"):
-        if encoding.mode == "symmetric":
-            return stored[:, header:].view(np.int8).astype(np.float32) * step
-        return stored[:, header:].astype(np.float32) * step + head[:, 1:].astype(np.float32)
+        values = _stored_codes(encoding, stored[:, header:], dim) * step
+        return values if encoding.mode == "symmetric" else values + head[:, 1:].astype(np.float32)
 
 
-def _true_scale(encoding: Encoding, scales: NDArray[np.floating[Any]]) -> F32:
-    with np.errstate(all="ignore"):
-        return scales.astype(np.float32) * _power_of_two(-encoding.scale_exponent)
-
-
-def _power_of_two(exponent: int) -> np.float32:
-    return np.float32(np.ldexp(1.0, exponent))
+def _stored_codes(encoding: Encoding, stored: U8, dim: int) -> F32:
+    if encoding.bits < 8:
+        return unpack_codes(encoding, stored, dim)
+    signed = encoding.mode == "symmetric"
+    codes: F32 = stored.view(np.int8 if signed else np.uint8).astype(np.float32)
+    return codes
 
 
 def _codes(rows: F32, step: F32, low: int, high: int) -> F32:
@@ -158,11 +142,6 @@ def _codes(rows: F32, step: F32, low: int, high: int) -> F32:
     np.rint(quotient, out=quotient)
     np.clip(quotient, low, high, out=quotient)
     return quotient
-
-
-def _pack(head: Sequence[NDArray[Any]], codes: NDArray[Any]) -> U8:
-    columns = [h.reshape(-1, 1).view(np.uint8) for h in head]
-    return np.concatenate([*columns, codes.view(np.uint8)], axis=1)
 
 
 # --- lookup and pooling ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 
 import sharkstore.kernels as kernels
 from sharkstore.encodings import Encoding
+from sharkstore.kernels.scales import UNITS
 
 # the first value that rounding to nearest takes to infinity
 FLOAT16_OVERFLOW = 65520.0
@@ -25,7 +26,8 @@ def fitted(encoding: Encoding, largest: float) -> Encoding:
     scaled = encoding.packed and encoding.mode == "symmetric"
     if not scaled or encoding.scale_dtype != "float16":
         return encoding
-    return replace(encoding, scale_exponent=kernels.scale_exponent(largest))
+    exponent = kernels.scale_exponent(largest, UNITS[encoding.name])
+    return replace(encoding, scale_exponent=exponent)
 
 
 def overflow(encoding: Encoding) -> float:
@@ -47,5 +49,12 @@ def faint(encoding: Encoding, kept_bits: int = 5) -> float:
         return 0.0
     # the least subnormal number, as a scale or as a value
     least = 2.0**-149 if encoding.packed and encoding.scale_dtype == "float32" else 2.0**-24
-    steps = {"symmetric": 127, "affine": 255}[encoding.mode] if encoding.packed else 1
+    steps = _steps(encoding) if encoding.packed else 1
     return float(steps * least * 2.0 ** (kept_bits - encoding.scale_exponent))
+
+
+def _steps(encoding: Encoding) -> int:
+    """Steps in a row's range if affine, else at most as many in its largest absolute value."""
+    if encoding.mode == "affine":
+        return int(2**encoding.bits) - 1
+    return {"int8": 127, "int4": 8, "int2": 2}[encoding.name]

@@ -20,6 +20,7 @@ from sharkstore.format.metadata import (
     TableMetadata,
     TierMetadata,
 )
+from sharkstore.format.version import FORMATS
 from sharkstore.plan.model import Plan, TablePlan
 from sharkstore.quant.encode import fitted
 from sharkstore.tensors import Tensor, raw_dtype
@@ -55,7 +56,14 @@ def plan_metadata(
         fields={name: FieldMetadata(one.table, one.score) for name, one in plan.fields.items()},
         dropped={t.name: (t.rows, t.dim) for t in plan.tables if t.action == "drop"},
         provenance=provenance,
+        format=_format_of(tables),
     )
+
+
+def _format_of(tables: list[TableMetadata]) -> str:
+    """The first version that has all encodings in use, so that older readers take what they can."""
+    versions = [tier.encoding.format for table in tables for tier in table.tiers]
+    return max(versions, key=FORMATS.index, default=FORMATS[0])
 
 
 def _table(table: TablePlan, path: str, survey: Survey | None, target: int) -> TableMetadata:

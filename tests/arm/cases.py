@@ -186,7 +186,8 @@ def between_codes(encoding, rows, rng):
     with np.errstate(all="ignore"):
         step = head[:, :1].astype(np.float32) * np.float32(2.0**-encoding.scale_exponent)
         affine = encoding.mode == "affine"
-        codes = rng.integers(*((0, 255) if affine else (-127, 127)), rows.shape) + np.float32(0.5)
+        last = 2**encoding.bits - 1 if affine else 2 ** (encoding.bits - 1) - 1
+        codes = rng.integers(0 if affine else -last, last, rows.shape) + np.float32(0.5)
         middle = codes.astype(np.float32) * step
         if affine:
             middle += head[:, 1:].astype(np.float32)
@@ -207,7 +208,8 @@ def add_encodings(cases, rng):
             rows = (rng.normal(size=(37, dim)) * sizes).astype(np.float32)
             rows[3], rows[4], rows[5] = 0, -0.0, rows[5, :1]
             rows[6] *= 1e-38
-            for exponent in (0, 9, -7) if encoding == Encoding("int8") else (0,):
+            scaled = encoding.packed and str(encoding) == encoding.name
+            for exponent in (0, 9, -7) if scaled else (0,):
                 exact = Encoding(encoding.name, encoding.mode, encoding.scale_dtype, exponent)
                 cases.encode("rows", exact, rows)
                 if exact.packed:
@@ -223,7 +225,7 @@ def add_parts_and_sizes(cases, rng):
             tiers = rng.integers(2**planes, size=170).astype(np.uint8)
             for ranged in (0, 1, 5, 255):
                 cases.measure(rows, tiers, planes, ranged)
-            for encoding in (Encoding("f32"), Encoding("f16"), Encoding("int8", "affine")):
+            for encoding in (Encoding("f32"), Encoding("int8", "affine"), Encoding("int4")):
                 sane = np.clip(rows, -1000, 1000)
                 for tier, skip, wanted in ((0, 0, 170), (1, 3, 170), (2**planes - 1, 2, 9)):
                     cases.encode_tier(encoding, sane, tiers, planes, tier, skip, wanted)

@@ -294,7 +294,7 @@ def test_a_foreign_zarr_store(shark, tmp_path, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_store_of_a_newer_format(shark, copied, command):
     edit_document(copied, lambda d: d["attributes"]["sharkstore"].update(format="2.0"))
-    check(shark(*on(copied, command)), FAILED, "format 2.0", "1.0", "upgrade sharkstore")
+    check(shark(*on(copied, command)), FAILED, "format 2.0", "1.1", "upgrade sharkstore")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe"])

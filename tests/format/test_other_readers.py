@@ -22,7 +22,7 @@ from sharkstore.plan.stats import Stats
 from sharkstore.readers.open import open_checkpoint
 from sharkstore.write.store import write_store
 
-TIERS = "f32=30%,f16=15%,int8=25%,int8.f32=15%,int8.affine=rest"
+TIERS = "f32=25%,f16=10%,int8=20%,int8.f32=10%,int8.affine=10%,int4=15%,int2.affine=rest"
 SHAPES = {"a": (5000, 16), "b": (700, 64), "c": (300, 7), "d": (150_000, 16)}
 
 
@@ -132,7 +132,7 @@ def test_root_documents_are_those_of_zarr_python(store: Path, tmp_path: Path):
     for node in theirs["consolidated_metadata"]["metadata"].values():
         node.pop("consolidated_metadata", None)  # groups get an empty one more
     assert theirs == root
-    assert group.metadata.attributes["sharkstore"]["format"] == "1.0"
+    assert group.metadata.attributes["sharkstore"]["format"] == "1.1"
 
 
 # --- a reader of its own: what another language would have to write -----------------------------
@@ -176,6 +176,7 @@ class Reader:
     def lookup(self, name: str, row: int) -> np.ndarray:
         path = self.paths[name]
         tiers = self.nodes[path]["attributes"]["sharkstore"]["tiers"]
+        self.dim = self.nodes[path]["attributes"]["sharkstore"]["dim"]
         index, slot = self.resolve(path, len(tiers), row)
         tier = tiers[index]
         assert slot < tier["rows"]
@@ -186,11 +187,20 @@ class Reader:
             return np.frombuffer(raw, "<f2").astype(np.float32)
         kind, width = {"float16": ("<f2", 2), "float32": ("<f4", 4)}[tier["scale_dtype"]]
         scale = np.frombuffer(raw[:width], kind).astype(np.float32)
+        bits = int(tier["encoding"].removeprefix("int"))
         if tier["mode"] == "symmetric":
             step = scale * np.float32(2.0 ** -tier["scale_exponent"])
-            return np.frombuffer(raw[width:], np.int8).astype(np.float32) * step
+            offset = 0 if bits == 8 else 1 << (bits - 1)
+            return self.codes(raw[width:], bits, np.int8, offset) * step
         bias = np.frombuffer(raw[width : 2 * width], kind).astype(np.float32)
-        return np.frombuffer(raw[2 * width :], np.uint8).astype(np.float32) * scale + bias
+        return self.codes(raw[2 * width :], bits, np.uint8, 0) * scale + bias
+
+    def codes(self, raw: bytes, bits: int, kind: type, offset: int) -> np.ndarray:
+        if bits == 8:
+            return np.frombuffer(raw, kind).astype(np.float32)
+        number = int.from_bytes(raw, "little")
+        codes = [(number >> bits * j & ((1 << bits) - 1)) - offset for j in range(self.dim)]
+        return np.array(codes, np.float32)
 
 
 def test_sixty_lines_of_numpy_read_a_store(store: Path):

@@ -59,7 +59,7 @@ def path(tmp_path_factory):
         folder,
         {NAME: SAMPLE[NAME], "mlp.bias": SAMPLE["mlp.bias"]},
         {f"tables/{NAME}/count": count},
-        tiers="f32=10%,f16=20%,int8=20%,int8.affine=20%,constant=rest",
+        tiers="f32=10%,f16=20%,int8=20%,int8.affine=10%,int4=10%,int2.affine=10%,constant=rest",
         default_row="mean",
     )
 

@@ -248,11 +248,13 @@ def test_every_float16_is_widened_exactly(backend, dim):
 
 @every_backend
 @pytest.mark.parametrize("exponent", [-126, -20, 0, 21, 126])
-def test_every_scale_of_int8(backend, exponent):
+@pytest.mark.parametrize("name", ["int8", "int4", "int2"])
+def test_every_symmetric_scale(backend, name, exponent):
+    encoding = Encoding(name, scale_exponent=exponent)
     codes = np.array([-128, -127, -1, 0, 1, 2, 127, 64], np.int8).view(np.uint8)
     scales = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
     stored = np.concatenate([scales, np.tile(codes, (len(scales), 1))], axis=1)
-    view = one_tier(Encoding("int8", scale_exponent=exponent), stored, 8)
+    view = one_tier(encoding, stored[:, : encoding.row_bytes(8)].copy(), 8)
     check_lookup(view, kernels.bind(view), np.arange(len(scales)))
 
 
@@ -262,8 +264,10 @@ def test_every_code(backend, encoding):
     header = np.random.default_rng(0).normal(size=(50, 2)).astype(encoding.scale_dtype)
     header = header.view(np.uint8).reshape(50, -1)[:, : encoding.header_bytes]
     codes = np.tile(np.arange(256, dtype=np.uint8), (50, 1))
-    for dim in (256, 255):
-        view = one_tier(encoding, np.concatenate([header, codes[:, :dim]], axis=1), dim)
+    whole = 256 * 8 // encoding.bits
+    for dim in (whole, whole - 1):
+        stored = np.concatenate([header, codes], axis=1)[:, : encoding.row_bytes(dim)]
+        view = one_tier(encoding, stored, dim)
         check_lookup(view, kernels.bind(view), np.arange(50))
 
 

@@ -57,7 +57,7 @@ def test_every_form_is_read(text, rules):
     ("text", "message"),
     [
         ("int7", "unknown encoding 'int7' .known: f32, f16, int8"),
-        ("f32=1%,int4=rest", "unknown encoding 'int4'"),
+        ("f32=1%,int3=rest", "unknown encoding 'int3'"),
         ("", "can't read ''"),
         ("f32=1%,,int8", "can't read ''"),
         ("f32=1%,int8,", "can't read ''"),

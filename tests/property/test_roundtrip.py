@@ -119,7 +119,8 @@ def chunk_counts(table):
 @pytest.mark.parametrize("io", ["mmap", "ram"])
 @pytest.mark.parametrize("encoding", [F32, F16, *PACKED], ids=str)
 def test_rows_in_many_chunks_come_back(tmp_path, encoding, io):
-    rows, dim = 9000, 32 - encoding.header_bytes  # rows of a power of two fill 64 KiB
+    values_a_byte = 8 // encoding.bits if encoding.packed else 1
+    rows, dim = 9000, (32 - encoding.header_bytes) * values_a_byte  # rows of 2^n bytes fill 64 KiB
     values = random_rows(rows, dim)
     path = write(tmp_path, values, [(encoding, rows)])
     exact = fitted(encoding, float(np.abs(values).max()))
@@ -131,7 +132,7 @@ def test_rows_in_many_chunks_come_back(tmp_path, encoding, io):
         decode_slowly(exact, encode_rows(exact, values[[row]]).tobytes(), dim) for row in picked
     ]
     assert_same_bits(got[picked], np.array(slow, np.float32))
-    assert (np.abs(got - values) < 0.05).all()
+    assert np.sqrt(((got - values) ** 2).mean()) < (0.5 if values_a_byte > 1 else 0.05)
 
 
 def test_tiers_and_row_map_in_many_chunks_come_back(tmp_path):

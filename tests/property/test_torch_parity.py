@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from strategies import F16, F32, INT8, assert_same_bits, memory_table, random_rows, tiered_tables
 from torch.nn import functional
 
+from sharkstore import kernels
+from sharkstore.encodings import Encoding
+
 INTEGERS = [np.int32, np.int64]
 WIDE = {
     dim: memory_table(random_rows(300, dim), (F32, F16, INT8), np.arange(300) % 3)
@@ -114,3 +117,34 @@ def test_no_bags_at_all_equal_torch(mode):
         "mode": mode,
     }
     assert_same_bits(ours(table, arguments), theirs(rows, arguments))
+
+
+# --- rows of other libraries -----------------------------------------------------------------
+
+UNPACK = {
+    "int4": torch.ops.quantized.embedding_bag_4bit_unpack,
+    "int2": torch.ops.quantized.embedding_bag_2bit_unpack,
+}
+
+
+@pytest.mark.parametrize("name", UNPACK)
+@given(seed=st.integers(0, 2**32 - 1), bytes_of_codes=st.integers(1, 40))
+def test_affine_rows_are_those_of_torch_but_for_the_place_of_the_scale(name, seed, bytes_of_codes):
+    """torch has scale and bias, float16, behind the codes; FBGEMM's tables have them in front."""
+    encoding = Encoding(name, "affine")
+    dim = bytes_of_codes * 8 // encoding.bits
+    rows = random_rows(20, dim, seed)
+    stored = kernels.encode_rows(encoding, rows)
+    moved = np.concatenate([stored[:, 4:], stored[:, :4]], axis=1)
+    theirs = UNPACK[name](torch.from_numpy(moved)).numpy()
+    assert_same_bits(kernels.decode_rows(encoding, stored, dim), theirs)
+
+
+@pytest.mark.parametrize("name", UNPACK)
+def test_rows_that_torch_packed_are_read_bit_for_bit(name):
+    encoding = Encoding(name, "affine")
+    pack = {"int4": "embedding_bag_4bit_prepack", "int2": "embedding_bag_2bit_prepack"}[name]
+    packed = getattr(torch.ops.quantized, pack)(torch.from_numpy(random_rows(200, 64)))
+    theirs = UNPACK[name](packed).numpy()
+    stored = np.concatenate([packed.numpy()[:, -4:], packed.numpy()[:, :-4]], axis=1)
+    assert_same_bits(kernels.decode_rows(encoding, stored, 64), theirs)

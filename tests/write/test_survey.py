@@ -90,7 +90,15 @@ def test_a_dropped_table_may_hold_anything(survey):
 
 @pytest.mark.parametrize(
     ("encoding", "limit"),
-    [("f16", 65520.0), ("int8.affine", 65520.0), ("int8.affine.f32", 2.0**126)],
+    [
+        ("f16", 65520.0),
+        ("int8.affine", 65520.0),
+        ("int4.affine", 65520.0),
+        ("int8.affine.f32", 2.0**126),
+        ("int2.affine.f32", 2.0**126),
+        ("int4", 2.0**127),
+        ("int2.f32", 2.0**127),
+    ],
 )
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_value_that_an_encoding_cant_hold_is_refused(survey, encoding, limit, sign):
@@ -107,6 +115,8 @@ def test_a_value_that_an_encoding_cant_hold_is_refused(survey, encoding, limit, 
         ("int8.affine", np.nextafter(np.float32(65520), np.float32(0))),
         ("int8.affine.f32", np.nextafter(np.float32(2.0**126), np.float32(0))),
         ("int8", F32_MAX),
+        ("int4", F32_MAX),
+        ("int2", F32_MAX),
         ("int8.f32", F32_MAX),
         ("f32", F32_MAX),
         ("constant", F32_MAX),
@@ -179,6 +189,17 @@ def test_rows_too_small_beside_their_tiers_largest_are_counted(survey):
 def test_rows_too_small_for_affine_scales_are_counted(survey):
     values = np.array([[1.0, 2.0], [1e-9, 2e-9], [0.0, 0.0]], np.float32)
     assert survey(values, ["int8.affine"]).faint == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "least"),
+    [("int4", 2.0**-32), ("int2", 2.0**-31), ("int4.affine", 2.0**-16), ("int2.affine", 2.0**-18)],
+)
+def test_rows_too_small_for_scales_of_few_bits_are_counted(survey, encoding, least):
+    """Of symmetric scales, beside a row of 2: the least with five bits is told by the largest."""
+    values = np.zeros((4, 2), np.float32)
+    values[:3, 0] = 2.0, 2 * least, least / 2
+    assert survey(values, [encoding]).faint == 1
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])

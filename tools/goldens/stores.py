@@ -104,6 +104,7 @@ def make(top: Path) -> None:
         ("1.0-pruned", pruned),
         ("1.0-many-chunks", many_chunks),
         ("1.0-names-and-dense", names_and_dense),
+        ("1.1-few-bits", few_bits),
     ):
         maker(top / name)
         expected(top / name)
@@ -185,4 +186,29 @@ def names_and_dense(folder: Path) -> None:
         "double": values(32, 3).astype(np.float64),
         "bytes": np.arange(5, dtype=np.uint8),
     }
+    write(folder, arrays, plan)
+
+
+def few_bits(folder: Path) -> None:
+    """Codes of 4 and 2 bits beside other tiers; dims that fill no byte, and one value a row."""
+    arrays = {
+        "four": values(40, 90, 16),
+        "two": values(41, 90, 7),
+        "wide": values(42, 20, 64),
+        "single": values(43, 5, 1),
+        "eight": values(44, 200, 13),
+    }
+    eight = (
+        "int4 30, int2 30, int4.affine 20, int2.affine 20, int4.f32 20, int2.f32 20, "
+        "int4.affine.f32 20, int2.affine.f32 rest"
+    )
+    plan = Plan(
+        (
+            table(arrays["four"], "four", "int4 rest"),
+            table(arrays["two"], "two", "f16 10, int8 20, int2 rest"),
+            table(arrays["wide"], "wide", "int4.affine rest"),
+            table(arrays["single"], "single", "int4 3, int2.affine rest"),
+            table(arrays["eight"], "eight", eight),
+        )
+    )
     write(folder, arrays, plan)

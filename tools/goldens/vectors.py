@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 import sharkstore.kernels as kernels
 from goldens.stores import values
-from sharkstore.encodings import Encoding, parse_encoding
+from sharkstore.encodings import SPELLED, Encoding, parse_encoding
 from sharkstore.kernels import reference
 from sharkstore.quant.encode import fitted
 
 F32 = NDArray[np.float32]
-ENCODINGS = ("f32", "f16", "int8", "int8.f32", "int8.affine", "int8.affine.f32")
+ENCODINGS = ("f32", "f16", *(str(one) for one in SPELLED if one.packed))
 
 
 def make(top: Path) -> None:

@@ -51,7 +51,7 @@ class BoundRows {
 };
 
 inline Code code_of(int kind, int exponent) {
-  if (kind < 0 || kind > static_cast<int>(Kind::kAffineFloat32) || std::abs(exponent) > 126)
+  if (kind < 0 || kind >= kKinds || std::abs(exponent) > 126)
     throw nb::value_error("encoding out of range");
   return {static_cast<Kind>(kind), std::ldexp(1.0f, exponent), std::ldexp(1.0f, -exponent)};
 }

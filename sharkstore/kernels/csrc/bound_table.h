@@ -162,7 +162,7 @@ class BoundTable {
     const int kind = nb::cast<int>(from[0]);
     const Buffer& data = hold(from[3]);
     const std::int64_t rows = nb::cast<std::int64_t>(from[1]);
-    if (kind < 0 || kind > static_cast<int>(Kind::kAffineFloat32) || rows < 0)
+    if (kind < 0 || kind >= kKinds || rows < 0)
       throw nb::value_error("tier out of range");
     if (!data.holds("B", 1) || data.dimensions() != 2)
       throw nb::value_error("tier data must be uint8 of two dimensions");

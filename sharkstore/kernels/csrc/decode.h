@@ -106,6 +106,23 @@ SHARKSTORE_INLINE void decode_affine(const std::uint8_t* codes, Vec step, Vec bi
   });
 }
 
+// Codes of 4 or 2 bits: a vector's worth of them is whole bytes.
+template <Kind K, int Dim, class Use>
+SHARKSTORE_INLINE void decode_low_bits(const std::uint8_t* p, Vec factor, Columns<Dim> columns,
+                                       Use use) {
+  constexpr int kBits = code_bits(K);
+  const auto head = [](const std::uint8_t* at) SHARKSTORE_LAMBDA {
+    return is_half(K) ? Vec::all_f16(at) : all_f32(at);
+  };
+  const Vec step = is_affine(K) || !is_half(K) ? head(p) : head(p) * factor;
+  const Vec bias = is_affine(K) ? head(p + head_bytes(K) / 2) : step;
+  const std::uint8_t* codes = p + head_bytes(K);
+  columns.each([&](int j) SHARKSTORE_LAMBDA {
+    const std::uint8_t* at = codes + j * (kBits * Vec::kLanes / 8);
+    use(j, Vec::low_bits<kBits, is_affine(K)>(at, step, bias));
+  });
+}
+
 // How the rows of a table are decoded. The first tier of each common kind is told by its tag
 // alone, so that the rest costs it nothing.
 template <int Dim>
@@ -119,6 +136,8 @@ class Decoder {
       if (tier.kind == Kind::kInt8) int8_ = i, int8_factor_ = Vec::all(tier.factor);
       if (tier.kind == Kind::kFloat32) float32_ = i;
       if (tier.kind == Kind::kFloat16) float16_ = i;
+      if (tier.kind == Kind::kInt4) int4_ = i;
+      if (tier.kind == Kind::kInt2) int2_ = i;
     }
     kind_[kDefaultTag] = Kind::kFloat32;
   }
@@ -135,6 +154,10 @@ class Decoder {
       decode_f32(p, columns_, use);
     } else if (tag == float16_) {
       decode_f16(p, columns_, use);
+    } else if (tag == int4_) {
+      low_bits<Kind::kInt4>(p, tag, use);
+    } else if (tag == int2_) {
+      low_bits<Kind::kInt2>(p, tag, use);
     } else {
       other(p, tag, use);
     }
@@ -153,11 +176,24 @@ class Decoder {
         return decode_affine(p + 4, Vec::all_f16(p), Vec::all_f16(p + 2), columns_, use);
       case Kind::kAffineFloat32:
         return decode_affine(p + 8, all_f32(p), all_f32(p + 4), columns_, use);
+      case Kind::kInt4: return low_bits<Kind::kInt4>(p, tag, use);
+      case Kind::kInt4Float32: return low_bits<Kind::kInt4Float32>(p, tag, use);
+      case Kind::kInt4Affine: return low_bits<Kind::kInt4Affine>(p, tag, use);
+      case Kind::kInt4AffineFloat32: return low_bits<Kind::kInt4AffineFloat32>(p, tag, use);
+      case Kind::kInt2: return low_bits<Kind::kInt2>(p, tag, use);
+      case Kind::kInt2Float32: return low_bits<Kind::kInt2Float32>(p, tag, use);
+      case Kind::kInt2Affine: return low_bits<Kind::kInt2Affine>(p, tag, use);
+      case Kind::kInt2AffineFloat32: return low_bits<Kind::kInt2AffineFloat32>(p, tag, use);
     }
   }
 
+  template <Kind K, class Use>
+  SHARKSTORE_INLINE void low_bits(const std::uint8_t* p, int tag, Use use) const {
+    decode_low_bits<K>(p, Vec::all(factor_[tag]), columns_, use);
+  }
+
   Columns<Dim> columns_;
-  int int8_ = -1, float32_ = -1, float16_ = -1;
+  int int8_ = -1, float32_ = -1, float16_ = -1, int4_ = -1, int2_ = -1;
   Vec int8_factor_ = Vec::all(1.0f);
   Kind kind_[kTags] = {};
   float factor_[kTags] = {};

@@ -1,7 +1,8 @@
 // Rows of float32 to stored rows, bit for bit as kernels/reference.py. Spec: "Encodings".
 #pragma once
 
-#include "rows.h"
+#include "head.h"
+#include "search.h"
 #include "tierrows.h"
 
 namespace sharkstore::SHARKSTORE_BACKEND {
@@ -12,31 +13,6 @@ namespace sharkstore::SHARKSTORE_BACKEND {
 // integer unless the product comes that close to the middle between two. Rows with such a value
 // (one of 128 at dim 64) are divided.
 constexpr float kSafelyOff = 0.5f - 0x1p-14f;
-
-constexpr bool is_half(Kind kind) { return kind == Kind::kInt8 || kind == Kind::kAffine; }
-
-// The scales, or biases, of a group as they are stored: float16 or float32.
-template <Kind K>
-struct Head {
-  static constexpr std::size_t kBytes = is_half(K) ? 2 : 4;
-  std::uint8_t stored[4 * Group::kRows];
-
-  // Takes values in; gives them back as rounded.
-  SHARKSTORE_INLINE Vec take(Vec values) {
-    if constexpr (is_half(K)) {
-      values.store_f16(stored);
-      return Vec::load_f16(stored);
-    } else {
-      std::memcpy(stored, &values, sizeof values);
-      return values;
-    }
-  }
-  // Writes that of row r; gives the address behind it.
-  SHARKSTORE_INLINE std::uint8_t* put(std::uint8_t* p, int r) const {
-    std::memcpy(p, stored + static_cast<std::size_t>(r) * kBytes, kBytes);
-    return p + kBytes;
-  }
-};
 
 // What the values of each row of a group are subtracted and divided by.
 struct Steps {
@@ -230,6 +206,16 @@ inline void encode_rows(const Code& code, const Source& source, std::uint8_t* ou
     case Kind::kInt8Float32: return chosen.int8_float32(code, source, out);
     case Kind::kAffine: return chosen.affine(code, source, out);
     case Kind::kAffineFloat32: return chosen.affine_float32(code, source, out);
+    case Kind::kInt4: return encode_searched<Kind::kInt4>(code, source, out);
+    case Kind::kInt4Float32: return encode_searched<Kind::kInt4Float32>(code, source, out);
+    case Kind::kInt4Affine: return encode_searched<Kind::kInt4Affine>(code, source, out);
+    case Kind::kInt4AffineFloat32:
+      return encode_searched<Kind::kInt4AffineFloat32>(code, source, out);
+    case Kind::kInt2: return encode_searched<Kind::kInt2>(code, source, out);
+    case Kind::kInt2Float32: return encode_searched<Kind::kInt2Float32>(code, source, out);
+    case Kind::kInt2Affine: return encode_searched<Kind::kInt2Affine>(code, source, out);
+    case Kind::kInt2AffineFloat32:
+      return encode_searched<Kind::kInt2AffineFloat32>(code, source, out);
   }
 }
 

@@ -19,19 +19,32 @@ enum class Kind : std::uint8_t {
   kInt8Float32,    // float32 scale, signed codes
   kAffine,         // float16 scale and bias, unsigned codes
   kAffineFloat32,  // float32 scale and bias, unsigned codes
+  kInt4,           // the same four of 4 bits, ...
+  kInt4Float32,
+  kInt4Affine,
+  kInt4AffineFloat32,
+  kInt2,  // ... and of 2
+  kInt2Float32,
+  kInt2Affine,
+  kInt2AffineFloat32,
 };
+constexpr int kKinds = 14;
+
+// Of kinds with codes: bits of a code, whether there is a bias, whether heads are float16.
+constexpr int code_bits(Kind kind) {
+  return kind >= Kind::kInt2 ? 2 : kind >= Kind::kInt4 ? 4 : 8;
+}
+constexpr bool is_affine(Kind kind) { return (static_cast<int>(kind) >> 1 & 1) == 0; }
+constexpr bool is_half(Kind kind) { return (static_cast<int>(kind) & 1) == 0; }
+constexpr int head_bytes(Kind kind) { return (is_half(kind) ? 2 : 4) * (is_affine(kind) ? 2 : 1); }
 
 // Bytes of a stored row of dim values.
 inline std::int64_t stored_bytes(Kind kind, int dim) {
   switch (kind) {
     case Kind::kFloat32: return 4 * dim;
     case Kind::kFloat16: return 2 * dim;
-    case Kind::kInt8: return 2 + dim;
-    case Kind::kInt8Float32:
-    case Kind::kAffine: return 4 + dim;
-    case Kind::kAffineFloat32: return 8 + dim;
+    default: return head_bytes(kind) + (code_bits(kind) * dim + 7) / 8;
   }
-  return 0;
 }
 
 struct Tier {

@@ -56,6 +56,23 @@ struct Vec {
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(four(p)))};
   }
 
+  // values of the codes of Bits bits at p: of unsigned ones with a bias, else of offset ones
+  template <int Bits, bool Affine>
+  SHARKSTORE_INLINE static Vec low_bits(const std::uint8_t* p, Vec step, Vec bias) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    const __m256i shifts = _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits,
+                                             6 * Bits, 7 * Bits);
+    const __m256i apart = _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts);
+    if constexpr (Bits == 2) {
+      // a lookup looks at three bits of a lane: the levels stand there twice
+      const Vec levels = levelled<Bits, Affine>(_mm256_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3), step, bias);
+      return {_mm256_permutevar8x32_ps(levels.v, apart)};
+    } else {
+      return levelled<Bits, Affine>(_mm256_and_si256(apart, _mm256_set1_epi32(15)), step, bias);
+    }
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
@@ -108,11 +125,39 @@ struct Vec {
     return {_mm256_max_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20),
                           _mm256_permute2f128_ps(four[0], four[1], 0x31))};
   }
+  // lane j of rows[i] becomes lane i of rows[j]
+  SHARKSTORE_INLINE static void transpose(Vec (&rows)[kLanes]) {
+    __m256 pair[kLanes], four[kLanes];
+    SHARKSTORE_UNROLL
+    for (int i = 0; i < kLanes; i += 2) {
+      pair[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
+      pair[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    }
+    SHARKSTORE_UNROLL
+    for (int i = 0; i < kLanes; ++i) {
+      const int at = i / 4 * 4 + i / 2 % 2;
+      const __m256d a = _mm256_castps_pd(pair[at]), b = _mm256_castps_pd(pair[at + 2]);
+      four[i] = _mm256_castpd_ps(i % 2 ? _mm256_unpackhi_pd(a, b) : _mm256_unpacklo_pd(a, b));
+    }
+    // four[4 k + j]: values j and j + 4 of rows 4 k to 4 k + 3
+    SHARKSTORE_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      rows[j] = {_mm256_permute2f128_ps(four[j], four[4 + j], 0x20)};
+      rows[j + 4] = {_mm256_permute2f128_ps(four[j], four[4 + j], 0x31)};
+    }
+  }
   // x within [low, high]; `low` for NaN
   SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
     return {_mm256_min_ps(_mm256_max_ps(x.v, low.v), high.v)};
   }
 
+  SHARKSTORE_INLINE static Vec nearest_whole(Vec x) {
+    return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  // x where a < b, else y
+  SHARKSTORE_INLINE static Vec where_less(Vec a, Vec b, Vec x, Vec y) {
+    return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
+  }
   // bit i: lane i is above that of `limit`, or NaN
   SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
     return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(x.v, limit.v, _CMP_NLE_UQ)));
@@ -142,6 +187,12 @@ struct Vec {
   SHARKSTORE_INLINE static void fence() { _mm_sfence(); }
 
  private:
+  template <int Bits, bool Affine>
+  SHARKSTORE_INLINE static Vec levelled(__m256i codes, Vec step, Vec bias) {
+    const Vec values = {_mm256_cvtepi32_ps(codes)};
+    if constexpr (Affine) return values * step + bias;
+    return (values - all(static_cast<float>(1 << (Bits - 1)))) * step;
+  }
   SHARKSTORE_INLINE static __m256i first(int lanes) {
     const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), index);

@@ -51,6 +51,27 @@ struct Vec {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes))};
   }
 
+  // values of the codes of Bits bits at p: of unsigned ones with a bias, else of offset ones
+  template <int Bits, bool Affine>
+  SHARKSTORE_INLINE static Vec low_bits(const std::uint8_t* p, Vec step, Vec bias) {
+    std::int32_t word, next;
+    std::memcpy(&word, p, 4);
+    __m512i words = _mm512_set1_epi32(word), shifts;
+    Vec levels;
+    if constexpr (Bits == 4) {
+      std::memcpy(&next, p + 4, 4);
+      words = _mm512_mask_set1_epi32(words, 0xff00, next);
+      shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+      levels = {_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)};
+    } else {
+      shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      levels = {_mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3)};
+    }
+    levels = Affine ? levels * step + bias : (levels - all(1 << (Bits - 1))) * step;
+    // a permutation looks at the low bits of a lane alone: codes need no mask
+    return {_mm512_permutexvar_ps(_mm512_srlv_epi32(words, shifts), levels.v)};
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
@@ -97,11 +118,45 @@ struct Vec {
     }
     return {quarters(quarters(four[0], four[1]), quarters(four[2], four[3]))};
   }
+  // lane j of rows[i] becomes lane i of rows[j]
+  SHARKSTORE_INLINE static void transpose(Vec (&rows)[kLanes]) {
+    __m512 pair[kLanes], four[kLanes];
+    SHARKSTORE_UNROLL
+    for (int i = 0; i < kLanes; i += 2) {
+      pair[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+      pair[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    }
+    SHARKSTORE_UNROLL
+    for (int i = 0; i < kLanes; ++i) {
+      const int at = i / 4 * 4 + i / 2 % 2;
+      const __m512d a = _mm512_castps_pd(pair[at]), b = _mm512_castps_pd(pair[at + 2]);
+      four[i] = _mm512_castpd_ps(i % 2 ? _mm512_unpackhi_pd(a, b) : _mm512_unpacklo_pd(a, b));
+    }
+    // four[4 k + j]: values j, j + 4, j + 8 and j + 12 of rows 4 k to 4 k + 3
+    SHARKSTORE_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const __m512 low = _mm512_shuffle_f32x4(four[j], four[4 + j], 0x88);
+      const __m512 high = _mm512_shuffle_f32x4(four[8 + j], four[12 + j], 0x88);
+      const __m512 low2 = _mm512_shuffle_f32x4(four[j], four[4 + j], 0xdd);
+      const __m512 high2 = _mm512_shuffle_f32x4(four[8 + j], four[12 + j], 0xdd);
+      rows[j] = {_mm512_shuffle_f32x4(low, high, 0x88)};
+      rows[j + 8] = {_mm512_shuffle_f32x4(low, high, 0xdd)};
+      rows[j + 4] = {_mm512_shuffle_f32x4(low2, high2, 0x88)};
+      rows[j + 12] = {_mm512_shuffle_f32x4(low2, high2, 0xdd)};
+    }
+  }
   // x within [low, high]; `low` for NaN
   SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
     return {_mm512_min_ps(_mm512_max_ps(x.v, low.v), high.v)};
   }
 
+  SHARKSTORE_INLINE static Vec nearest_whole(Vec x) {
+    return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  // x where a < b, else y
+  SHARKSTORE_INLINE static Vec where_less(Vec a, Vec b, Vec x, Vec y) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+  }
   // bit i: lane i is above that of `limit`, or NaN
   SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
     return _mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLE_UQ);

@@ -56,6 +56,18 @@ struct Vec {
     return load_u8(p);
   }
 
+  // values of the codes of Bits bits at p: of unsigned ones with a bias, else of offset ones
+  template <int Bits, bool Affine>
+  SHARKSTORE_INLINE static Vec low_bits(const std::uint8_t* p, Vec step, Vec bias) {
+    std::uint16_t word = 0;
+    std::memcpy(&word, p, Bits / 2);
+    const std::int32_t shifts[kLanes] = {0, -Bits, -2 * Bits, -3 * Bits};
+    const uint32x4_t apart = vshlq_u32(vdupq_n_u32(word), vld1q_s32(shifts));
+    const Vec codes = {vcvtq_f32_u32(vandq_u32(apart, vdupq_n_u32((1u << Bits) - 1)))};
+    if constexpr (Affine) return codes * step + bias;
+    return (codes - all(static_cast<float>(1 << (Bits - 1)))) * step;
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { vst1q_f32(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { vst1q_f32(p, v); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
@@ -97,11 +109,25 @@ struct Vec {
   SHARKSTORE_INLINE static Vec across_max(const Vec (&rows)[kLanes]) {
     return {vpmaxq_f32(vpmaxq_f32(rows[0].v, rows[1].v), vpmaxq_f32(rows[2].v, rows[3].v))};
   }
+  // lane j of rows[i] becomes lane i of rows[j]
+  SHARKSTORE_INLINE static void transpose(Vec (&rows)[kLanes]) {
+    const float32x4x2_t a = vzipq_f32(rows[0].v, rows[2].v), b = vzipq_f32(rows[1].v, rows[3].v);
+    const float32x4x2_t low = vzipq_f32(a.val[0], b.val[0]), high = vzipq_f32(a.val[1], b.val[1]);
+    rows[0] = {low.val[0]};
+    rows[1] = {low.val[1]};
+    rows[2] = {high.val[0]};
+    rows[3] = {high.val[1]};
+  }
   // x within [low, high]; `low` for NaN
   SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
     return {vminnmq_f32(vmaxnmq_f32(x.v, low.v), high.v)};
   }
 
+  SHARKSTORE_INLINE static Vec nearest_whole(Vec x) { return {vrndnq_f32(x.v)}; }
+  // x where a < b, else y
+  SHARKSTORE_INLINE static Vec where_less(Vec a, Vec b, Vec x, Vec y) {
+    return {vbslq_f32(vcltq_f32(a.v, b.v), x.v, y.v)};
+  }
   // bit i: lane i is above that of `limit`, or NaN
   SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
     const std::uint32_t bits[kLanes] = {1, 2, 4, 8};

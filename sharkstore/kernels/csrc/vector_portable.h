@@ -101,6 +101,16 @@ struct Vec {
     return load_u8(p);
   }
 
+  // values of the codes of Bits bits at p: of unsigned ones with a bias, else of offset ones
+  template <int Bits, bool Affine>
+  SHARKSTORE_INLINE static Vec low_bits(const std::uint8_t* p, Vec step, Vec bias) {
+    Vec codes;
+    for (int i = 0; i < kLanes; ++i)
+      codes.v[i] = static_cast<float>(p[i * Bits / 8] >> (i * Bits % 8) & ((1 << Bits) - 1));
+    if constexpr (Affine) return codes * step + bias;
+    return (codes - all(static_cast<float>(1 << (Bits - 1)))) * step;
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { std::memcpy(p, v, sizeof v); }
   SHARKSTORE_INLINE void stream(float* p) const { store(p); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
@@ -168,6 +178,15 @@ struct Vec {
     }
     return r;
   }
+  // lane j of rows[i] becomes lane i of rows[j]
+  SHARKSTORE_INLINE static void transpose(Vec (&rows)[kLanes]) {
+    for (int i = 0; i < kLanes; ++i)
+      for (int j = 0; j < i; ++j) {
+        const float held = rows[i].v[j];
+        rows[i].v[j] = rows[j].v[i];
+        rows[j].v[i] = held;
+      }
+  }
   // x within [low, high]; `low` for NaN
   SHARKSTORE_INLINE static Vec clip(Vec x, Vec low, Vec high) {
     x = max(x, low);
@@ -175,6 +194,13 @@ struct Vec {
     return x;
   }
 
+  // the nearest integer to x, below 2^22 in magnitude, half to even
+  SHARKSTORE_INLINE static Vec nearest_whole(Vec x) { return x + all(kUnit) - all(kUnit); }
+  // x where a < b, else y
+  SHARKSTORE_INLINE static Vec where_less(Vec a, Vec b, Vec x, Vec y) {
+    for (int i = 0; i < kLanes; ++i) x.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
+    return x;
+  }
   // bit i: lane i is above that of `limit`, or NaN
   SHARKSTORE_INLINE static unsigned above(Vec x, Vec limit) {
     unsigned lanes = 0;
