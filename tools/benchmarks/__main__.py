@@ -17,7 +17,7 @@ from benchmarks import measuring, opening
 from benchmarks import small as calls
 from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
-from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, Case, Options
+from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, USUAL, Case, Options
 from benchmarks.measuring import Loop
 from benchmarks.timing import Effort
 from sharkstore.errors import PlanError
@@ -91,7 +91,7 @@ def work_folder(path: Path | None, *, keep: bool) -> Iterator[Path]:
 )
 @click.option("--shape", type=Words(str, ("lookup", "bag")), default="lookup,bag")
 @click.option("--threads", type=Words(int), default="1", show_default=True)
-@click.option("--only", type=Words(str, ALL), default=",".join(ALL), help="Groups of peers.")
+@click.option("--only", type=Words(str, ALL), default=",".join(USUAL), help="Groups of peers.")
 @click.option("--batch", type=int, help="Ids a batch.")
 @click.option("--repeats", type=click.IntRange(1), help="Rounds.")
 @click.option("--quick", is_flag=True, help="A small table and short turns: is all in order?")
@@ -204,7 +204,8 @@ def _more_cases(only: tuple[str, ...]) -> list[Case]:
     cases = [Case(rows, dim, MIX, 1, groups) for rows, dim in sizes]
     for rows, dim in [(5 * MILLION, 16), (20 * MILLION, 64)]:
         cases.append(Case(rows, dim, MIX, 2, groups))
-        cases += [Case(rows, dim, tiers, 1, few) for tiers in ("f32", "f16", "int8")]
+        alone = ("f32", "f16", "int8", "int4", "int2")
+        cases += [Case(rows, dim, tiers, 1, few) for tiers in alone]
     return cases
 
 

@@ -49,8 +49,8 @@ def compiler() -> str:
 
 def supports(view: TableView) -> bool:
     """Whether there is a floor for a table."""
-    constant = any(tier.encoding.name == "constant" for tier in view.tiers)
-    return view.dim % LANES == 0 and not constant
+    names = {tier.encoding.name for tier in view.tiers}
+    return view.dim % LANES == 0 and names <= {"f32", "f16", "int8"}
 
 
 @dataclass(frozen=True, slots=True)

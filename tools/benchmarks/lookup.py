@@ -28,6 +28,7 @@ SLOW_ROUNDS = 5
 # group: the module and function that make it, and the import that it needs
 GROUPS = {
     "floor": ("", "", ""),
+    "int8": ("benchmarks.ours", "all_int8", ""),
     "float": ("benchmarks.peers_torch", "floats", "torch"),
     "quantized": ("benchmarks.peers_torch", "quantised", "torch"),
     "fbgemm": ("benchmarks.peers_fbgemm", "tables", "fbgemm"),
@@ -35,8 +36,10 @@ GROUPS = {
     "tensorstore": ("benchmarks.peers_storage", "tensorstore", "tensorstore"),
     "lmdb": ("benchmarks.peers_storage", "lmdb", "lmdb"),
 }
+TABLES = ("floor", "int8", "float")
 STORAGE = ("zarr", "tensorstore", "lmdb")
 ALL = tuple(GROUPS)
+USUAL = tuple(group for group in GROUPS if group != "int8")
 QUANTISED = ("floor", "quantized", "fbgemm")
 
 
@@ -105,7 +108,7 @@ def _together(groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
     usable = [group for group in groups if installed(group)]
     yield from [
         tuple(group for group in usable if group in some)
-        for some in (("floor", "float"), ("quantized", "fbgemm"), *((one,) for one in STORAGE))
+        for some in (TABLES, ("quantized", "fbgemm"), *((one,) for one in STORAGE))
         if any(group in some for group in usable)
     ]
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 import sharkstore
 from benchmarks import memory
-from benchmarks.data import TABLE, Part, Work
-from benchmarks.timing import Claim, Contender, Lane
+from benchmarks.data import TABLE, Part, Source, Work
+from benchmarks.peers import Makers
+from benchmarks.timing import Claim, Contender, Effort, Lane
 from sharkstore import kernels
 from sharkstore.load.table import Table
 
 NAME = "sharkstore"
+STORED = Claim("stored")
 
 
 def backend() -> str:
@@ -33,7 +36,8 @@ def view_of(table: Table) -> kernels.TableView:
 class Ours:
     """An open store."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = NAME, claim: Claim = STORED) -> None:
+        self.name, self.claim = name, claim
         self.table = sharkstore.open(path)[TABLE]
         self.view = view_of(self.table)
 
@@ -51,7 +55,7 @@ class Ours:
         """Ours on a workload."""
         make = self._lookup if work.shape == "lookup" else self._bag
         lanes = tuple(make(part) for part in work.parts)
-        return [Contender(NAME, lanes, work.count, Claim("stored"), self._pages())]
+        return [Contender(self.name, lanes, work.count, self.claim, self._pages())]
 
     def _pages(self) -> str:
         """How the largest array is mapped."""
@@ -70,3 +74,11 @@ class Ours:
             part.out,
         )
         return lambda i: embedding_bag(ids[i], offsets, include_last_offset=True, out=out)
+
+
+@contextmanager
+def all_int8(source: Source, _folder: Path, _effort: Effort) -> Iterator[Makers]:
+    """The same lookups in a store of int8 alone, for stores of other encodings."""
+    store = Ours(source.store("int8"), f"{NAME}, int8", Claim("source", relative=1.001 / 254))
+    store.make_present()
+    yield store.contenders

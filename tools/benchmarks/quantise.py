@@ -21,7 +21,7 @@ from sharkstore.quant.encode import fitted
 
 F32 = NDArray[np.float32]
 
-OURS = ("int8", "int8.affine", "f16")
+OURS = ("int8", "int8.affine", "int4", "int4.affine", "int2", "int2.affine", "f16")
 SLICE_BYTES = 16 << 20  # of float32 a call
 CHECKED = 1000
 

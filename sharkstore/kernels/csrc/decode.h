@@ -150,12 +150,12 @@ class Decoder {
     const std::uint8_t* p = reinterpret_cast<const std::uint8_t*>(row);
     if (tag == int8_) {
       decode_symmetric(p + 2, Vec::all_f16(p) * int8_factor_, columns_, use);
+    } else if (tag == int4_) {
+      low_bits<Kind::kInt4>(p, tag, use);
     } else if (tag == float32_) {
       decode_f32(p, columns_, use);
     } else if (tag == float16_) {
       decode_f16(p, columns_, use);
-    } else if (tag == int4_) {
-      low_bits<Kind::kInt4>(p, tag, use);
     } else if (tag == int2_) {
       low_bits<Kind::kInt2>(p, tag, use);
     } else {
