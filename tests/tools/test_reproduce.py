@@ -209,7 +209,8 @@ def test_sfs_by_batch_is_the_slope_of_the_loss_along_the_fields_scale(model, log
 
 def test_the_gauss_newton_score_is_the_expected_rise_of_the_loss(model, log):
     ids, _ = log.part(datasets.VALIDATION)
-    means = np.random.default_rng(0).normal(0, 1e-2, (4, 4))
+    importance = scorers.measure(model, log, datasets.VALIDATION, 64)
+    means = [importance.mean_row(table) for table in scorers.fields_of(model).values()]
     with torch.no_grad():
         vectors = model.embed(ids)
         before = model.head(vectors).double()
@@ -221,7 +222,7 @@ def test_the_gauss_newton_score_is_the_expected_rise_of_the_loss(model, log):
             after, p = model.head(moved).double(), before.sigmoid()
             rise = nn.functional.softplus(after) - nn.functional.softplus(before)
             expected.append(float((rise - p * (after - before)).mean()) * 1e4)
-    got = scorers.gauss_newton(model, log, means, 64)
+    got = [importance.scores()[field]["score_curved"] for field in model.fields]
     np.testing.assert_allclose(got, expected, rtol=0.05)
 
 

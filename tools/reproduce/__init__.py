@@ -14,7 +14,8 @@ better epoch ends a training. It differs where its runs would not be comparable:
 - Taylor takes its mean rows from the training split's counts; ERASE from the validation split
 - "SFS, batch" is what ERASE runs: the gradient of the field's mask in the mean loss of a batch,
   absolute, over at most 100 batches. "SFS" takes it for each sample
-- "Gauss–Newton" is no baseline but ours, beside Taylor: its second-order term
+- "Gauss–Newton" is no baseline but ours: Taylor's second-order term, `score_curved`, by which
+  conversion ranks fields
 - "permutation" shuffles a field's ids before the network itself; ERASE permutes for a random
   forest, on training data
 """

@@ -59,9 +59,7 @@ def score_all(
         shuffles: of each field, for permutation.
     """
     shuffled, drawn = np.random.default_rng(seed).spawn(2)
-    measured = measure(model, dataset, VALIDATION, batch)
-    means = np.stack([measured.mean_row(table) for table in fields_of(model).values()])
-    held_out = measured.scores()
+    held_out = measure(model, dataset, VALIDATION, batch).scores()
     training = measure(model, dataset, TRAIN, batch).scores()
 
     def column(scores: dict[str, dict[str, float]], kind: str) -> F64:
@@ -72,40 +70,12 @@ def score_all(
         "Taylor, training data": column(training, "score"),
         "Taylor signed": column(held_out, "score_signed"),
         "Taylor signed, training data": column(training, "score_signed"),
-        "Gauss–Newton": gauss_newton(model, dataset, means, batch),
+        "Gauss–Newton": column(held_out, "score_curved"),
         "SFS": column(held_out, "sfs"),
         "SFS, batch": sfs_by_batch(model, dataset, batch),
         PERMUTATION: permutation(model, dataset, shuffled, shuffles, batch).mean(axis=0),
         "random": drawn.random(len(model.fields)),
     }
-
-
-def gauss_newton(model: Ctr, dataset: Dataset, means: F64, batch: int) -> F64:
-    """The second-order term of what the Taylor score is the first of; ours.
-
-    Mean over validation samples of p (1 - p) <J, ē - e>² / 2, with J the gradient of the logit
-    in the field's vector e and ē its mean row: how far the loss rises, were the model right
-    about p. It takes no labels, and doesn't vanish where samples are fitted well.
-
-    Args:
-        means: mean rows, (fields, dim).
-        batch: samples a step.
-
-    Returns:
-        float64 (fields,), nats a sample.
-    """
-    rows = torch.from_numpy(means).float()
-    total, samples = torch.zeros(len(rows), dtype=torch.float64), 0
-    model.eval()
-    for ids, _ in batches(dataset, VALIDATION, batch):
-        vectors = model.embed(ids).detach().requires_grad_()
-        found = model.head(vectors)
-        (slopes,) = torch.autograd.grad(found.sum(), vectors)
-        moves = (slopes * (rows - vectors.detach())).sum(dim=2).double()
-        p = found.detach().double().sigmoid()
-        total += (p * (1 - p)) @ moves.square() / 2
-        samples += len(ids)
-    return (total / samples).numpy()
 
 
 def sfs_by_batch(model: Ctr, dataset: Dataset, batch: int, split: int = VALIDATION) -> F64:
