@@ -198,43 +198,30 @@ def test_the_curvature_of_several_heads_adds_up(model, loader, plain, tmp_path):
     np.testing.assert_allclose(metric, 2 * plain.metrics["user"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_float32_agrees_with_float64(loader, plain, model, device):
+def in_float32(model, loader, device):
+    """The same model and batches in float32, on a device; labels stay where loaders have them."""
     narrow = Everything(torch.float32)
     narrow.load_state_dict(model.state_dict())
-    narrow.to(device)
-    moved = [
-        (
-            {
-                name: v.float().to(device) if v.is_floating_point() else v.to(device)
-                for name, v in x.items()
-            },
-            y.float(),
-        )
-        for x, y in loader
-    ]
-    assert_scores(measured(narrow, moved, by_logits), plain, rtol=1e-4)
+
+    def moved(values):
+        return values.to(device, torch.float32 if values.is_floating_point() else None)
+
+    batches = [({name: moved(v) for name, v in x.items()}, y.float()) for x, y in loader]
+    return narrow.to(device), batches
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_float32_agrees_with_float64(loader, plain, model, device):
+    assert_scores(measured(*in_float32(model, loader, device), by_logits), plain, rtol=1e-4)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_comes_close(loader, plain, model, device, dtype):
-    narrow = Everything(torch.float32)
-    narrow.load_state_dict(model.state_dict())
-    narrow.to(device)
-    moved = [
-        (
-            {
-                name: v.float().to(device) if v.is_floating_point() else v.to(device)
-                for name, v in x.items()
-            },
-            y.float(),
-        )
-        for x, y in loader
-    ]
-    importance = counted(narrow, moved)
+    narrow, batches = in_float32(model, loader, device)
+    importance = counted(narrow, batches)
     with importance, torch.autocast(device, dtype):
-        for x, y in moved:
+        for x, y in batches:
             importance.step(narrow(x), y)
     for field, found in importance.scores().items():
         assert found["score"] == pytest.approx(plain.scores[field][0], rel=0.05), field
