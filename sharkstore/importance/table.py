@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharkstore.errors import StatsError
 from sharkstore.importance.lookups import Lookup
 from sharkstore.stats.rows import RowCounts, Weights
 
-GATHER = 1 << 13  # rows: what a core keeps near
+GATHER = 1 << 20  # rows
+BAG = 64  # rows that are summed in the table's own precision
 
 
 class TableTotals:
@@ -59,7 +60,7 @@ class TableTotals:
         for start in range(0, len(counts.ids), GATHER):
             ids = torch.from_numpy(counts.ids[start : start + GATHER]).to(self.weight.device)
             often = torch.from_numpy(counts.count[start : start + GATHER]).to(total)
-            total += often @ self.weight.detach()[ids].double()
+            total += _weighted_sum(self.weight.detach(), ids, often)
         mean: NDArray[np.float64] = (total / uses).cpu().numpy()
         return mean
 
@@ -118,3 +119,14 @@ def use_rows(counts: RowCounts, lookup: Lookup, positive: Tensor | None) -> None
         mine = mine if lookup.owner is None else mine[lookup.owner]
         marks = mine.cpu().numpy()
     counts.add(lookup.ids.cpu().numpy(), marks)
+
+
+def _weighted_sum(weight: Tensor, ids: Tensor, often: Tensor) -> Tensor:
+    """Σ often · row, float64 (dim,): gathered and summed in one go, in small bags."""
+    if weight.dtype not in (torch.float32, torch.float64) or not weight.is_contiguous():
+        return often @ weight[ids].double()
+    starts = torch.arange(0, len(ids), BAG, device=ids.device)
+    bags = nn.functional.embedding_bag(
+        ids, weight, starts, mode="sum", per_sample_weights=often.to(weight.dtype)
+    )
+    return bags.sum(dim=0, dtype=torch.float64)
