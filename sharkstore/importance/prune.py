@@ -51,7 +51,8 @@ def prune_gradually(
         The rounds: `sharkstore convert --prune` takes their fields.
 
     Raises:
-        StatsError: `keep` or `per_round` is out of range, `rank_by` is unknown.
+        StatsError: `keep` or `per_round` is out of range, `rank_by` is unknown, or a measurement
+            lacks a pass or, with several processes, its sum over them.
     """
     if per_round < 1:
         raise StatsError("per_round is a number of fields", got=per_round, expected="1 or more")

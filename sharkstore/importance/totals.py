@@ -93,7 +93,7 @@ class Totals:
         self.empirical |= empirical
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """Each field's score, score_signed and sfs, per sample.
+        """Each field's scores, of the kinds in SCORES, per sample.
 
         Raises:
             StatsError: nothing was measured, or some field was never looked up.
