@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # what this reader knows, the newest last
-FORMATS = ("1.0", "1.1")
+FORMATS = ("1.0", "1.1", "1.2")
 FORMAT = FORMATS[-1]
 MAJOR = 1
 
