@@ -17,6 +17,7 @@ from sharkstore.encodings import (
     ROWMAP_BLOCK_BYTES,
     ROWS_PER_BLOCK,
     SCALES,
+    SUBS,
     Encoding,
 )
 from sharkstore.errors import ArgumentError
@@ -37,6 +38,9 @@ KINDS: dict[tuple[str, str, str], int] = {
         for j, mode in enumerate(MODES)
         for k, scale_dtype in enumerate(SCALES)
     },
+}
+PQ_KINDS = {
+    (sub, dtype): 14 + 2 * i + k for i, sub in enumerate(SUBS) for k, dtype in enumerate(SCALES)
 }
 
 
@@ -167,4 +171,6 @@ def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
 
 
 def _kind(encoding: Encoding) -> int:
+    if encoding.name == "pq":
+        return PQ_KINDS[encoding.sub, encoding.codebook_dtype]
     return KINDS[encoding.name, encoding.mode, encoding.scale_dtype]

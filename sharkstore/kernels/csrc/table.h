@@ -27,10 +27,22 @@ enum class Kind : std::uint8_t {
   kInt2Float32,
   kInt2Affine,
   kInt2AffineFloat32,
+  kPq2,  // codes of a codebook, each for 2, 4 or 8 values; its entries float16, ...
+  kPq2Float32,
+  kPq4,
+  kPq4Float32,
+  kPq8,
+  kPq8Float32,
 };
-constexpr int kKinds = 14;
+constexpr int kKinds = 20;
 
-// Of kinds with codes: bits of a code, whether there is a bias, whether heads are float16.
+// Of kinds with a codebook: values a code.
+constexpr bool has_codebook(Kind kind) { return kind >= Kind::kPq2; }
+constexpr int sub_values(Kind kind) {
+  return kind >= Kind::kPq8 ? 8 : kind >= Kind::kPq4 ? 4 : 2;
+}
+
+// Of kinds with scales: bits of a code, whether there is a bias, whether heads are float16.
 constexpr int code_bits(Kind kind) {
   return kind >= Kind::kInt2 ? 2 : kind >= Kind::kInt4 ? 4 : 8;
 }
@@ -43,6 +55,12 @@ inline std::int64_t stored_bytes(Kind kind, int dim) {
   switch (kind) {
     case Kind::kFloat32: return 4 * dim;
     case Kind::kFloat16: return 2 * dim;
+    case Kind::kPq2:
+    case Kind::kPq2Float32:
+    case Kind::kPq4:
+    case Kind::kPq4Float32:
+    case Kind::kPq8:
+    case Kind::kPq8Float32: return (dim + sub_values(kind) - 1) / sub_values(kind);
     default: return head_bytes(kind) + (code_bits(kind) * dim + 7) / 8;
   }
 }
