@@ -81,6 +81,7 @@ def describe_table(table: TableMetadata, metadata: StoreMetadata) -> dict[str, A
                 "encoding": str(tier.encoding),
                 "rows": tier.rows,
                 "nbytes": tier.array.data_bytes,
+                "codebook_nbytes": tier.codebook.data_bytes if tier.codebook else 0,
                 "scale_exponent": tier.encoding.scale_exponent,
             }
             for tier in table.tiers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -41,7 +42,7 @@ def inspect(store: str, style: str, *, quiet: bool, verbose: bool) -> None:
 
 
 def _grid(found: dict[str, Any], style: str) -> Grid:
-    """A line a table, and one for each part of it: tiers, row map."""
+    """A line a table, and one for each part of it: tiers, codebooks, row map."""
     if style == "csv":
         return _exact_grid(found)
     headers = ["table", "part", "rows", "dim", "bytes", "stored", "ratio", "score"]
@@ -53,14 +54,22 @@ def _grid(found: dict[str, Any], style: str) -> Grid:
         rows.append([table["name"], whole, *sizes, percent(table["ratio"]), score])
         name = "" if style == "human" else table["name"]
         rows += [
-            [name, tier["encoding"], f"{tier['rows']:,}", "", *_bytes(tier["nbytes"]), "", ""]
-            for tier in table["tiers"]
+            [name, part, "" if count is None else f"{count:,}", "", *_bytes(nbytes), "", ""]
+            for part, count, nbytes in _parts(table)
         ]
-        if table["rowmap_nbytes"]:
-            rows.append([name, "row map", "", "", *_bytes(table["rowmap_nbytes"]), "", ""])
     total = f"{sum(table['rows'] for table in found['tables']):,}"
     rows.append(["total", "", total, "", *_bytes(found["nbytes"]), percent(found["ratio"]), ""])
     return Grid(headers, rows, left=2)
+
+
+def _parts(table: dict[str, Any]) -> Iterator[tuple[str, int | None, int]]:
+    """Name, rows if it has any, and bytes of each part of a table."""
+    for tier in table["tiers"]:
+        yield tier["encoding"], tier["rows"], tier["nbytes"]
+        if tier["codebook_nbytes"]:
+            yield f"{tier['encoding']} codebook", None, tier["codebook_nbytes"]
+    if table["rowmap_nbytes"]:
+        yield "row map", None, table["rowmap_nbytes"]
 
 
 def _bytes(count: int) -> list[str]:
@@ -68,17 +77,15 @@ def _bytes(count: int) -> list[str]:
 
 
 def _exact_grid(found: dict[str, Any]) -> Grid:
-    """Plain numbers for other programs: a line a tier and a row map."""
+    """Plain numbers for other programs: a line a tier, codebook and row map."""
     rows = []
     for table in found["tables"]:
         name, dim, score = table["name"], str(table["dim"]), table["score"]
         tail = [str(table["ratio"]), "" if score is None else str(score), str(table["pruned"])]
         rows += [
-            [name, tier["encoding"], str(tier["rows"]), dim, str(tier["nbytes"]), *tail]
-            for tier in table["tiers"]
+            [name, part, "" if count is None else str(count), dim, str(nbytes), *tail]
+            for part, count, nbytes in _parts(table)
         ]
-        if table["rowmap_nbytes"]:
-            rows.append([name, "row map", "", dim, str(table["rowmap_nbytes"]), *tail])
     headers = ["table", "part", "rows", "dim", "bytes", "table_ratio", "table_score", "pruned"]
     return Grid(headers, rows)
 

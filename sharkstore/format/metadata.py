@@ -20,11 +20,21 @@ BLANK_DIGEST = DIGEST_PREFIX + "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class TierMetadata:
-    """Rows of one table that share one encoding."""
+    """Rows of one table that share one encoding.
+
+    Args:
+        codebook: of pq, (codes a row, entries, sub); None of other encodings.
+    """
 
     encoding: Encoding
     rows: int
     array: ArraySpec
+    codebook: ArraySpec | None = None
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The stored rows, then the codebook if there is one."""
+        return (self.array,) if self.codebook is None else (self.array, self.codebook)
 
     def attributes(self) -> dict[str, Any]:
         """The tier's entry in the table's attributes."""
@@ -33,6 +43,10 @@ class TierMetadata:
             entry["mode"] = self.encoding.mode
             entry["scale_dtype"] = self.encoding.scale_dtype
             entry["scale_exponent"] = self.encoding.scale_exponent
+        if self.encoding.name == "pq":
+            entry["sub"] = self.encoding.sub
+            entry["entries"] = self.encoding.entries
+            entry["codebook_dtype"] = self.encoding.codebook_dtype
         return entry
 
 
@@ -61,13 +75,14 @@ class TableMetadata:
 
     @property
     def arrays(self) -> tuple[ArraySpec, ...]:
-        """All arrays of the table: row map, tiers, default row."""
-        optional = (self.rowmap, *(tier.array for tier in self.tiers), self.default)
+        """All arrays of the table: row map, tiers with their codebooks, default row."""
+        of_tiers = (array for tier in self.tiers for array in tier.arrays)
+        optional = (self.rowmap, *of_tiers, self.default)
         return tuple(array for array in optional if array is not None)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of rows, row map and default row; chunk padding and trailers left out."""
+        """Bytes of rows, codebooks, row map and default row; padding and trailers left out."""
         return sum(array.data_bytes for array in self.arrays)
 
     @property
@@ -134,7 +149,7 @@ class StoreMetadata:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tables: rows and row maps."""
+        """Bytes of all tables: rows, codebooks and row maps."""
         return sum(table.nbytes for table in self.tables)
 
     @property

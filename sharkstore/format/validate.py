@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sharkstore.encodings import NAMES, SCALE_DTYPES, Encoding
+from sharkstore.encodings import MOST_ENTRIES, NAMES, SCALE_DTYPES, SUBS, Encoding
 from sharkstore.errors import FormatError, VersionError
 from sharkstore.format import layout, version
 from sharkstore.format.layout import ArraySpec
@@ -179,8 +179,12 @@ def _tiers(
         if count is None or encoding is None:
             return ()
         array = check_array(state, where, encoding.array_shape(count, dim), encoding.array_dtype)
+        codebook = None
+        if encoding.name == "pq":
+            shape, dtype = encoding.codebook_shape(dim), encoding.book_dtype
+            codebook = check_array(state, f"{where}.codebook", shape, dtype)
         if array is not None:
-            tiers.append(TierMetadata(encoding, count, array))
+            tiers.append(TierMetadata(encoding, count, array, codebook))
     if len(tiers) == len(entries) and sum(tier.rows for tier in tiers) != rows:
         told = sum(tier.rows for tier in tiers)
         state.say("tier-rows-sum", path, f"tiers have {told} rows in all, the table {rows}")
@@ -197,6 +201,8 @@ def _tier_entry(state: Check, where: str, entry: object) -> tuple[int | None, En
         message = f"encoding {name!r:.80} is not one of {', '.join(NAMES)}: upgrade sharkstore"
         state.say("encoding-unknown", where, message)
         return rows, None
+    if name == "pq":
+        return rows, _codes_of_a_book(state, where, entry)
     if not Encoding(name).packed:
         return rows, Encoding(name)
     mode, scale = entry.get("mode"), entry.get("scale_dtype")
@@ -212,6 +218,21 @@ def _tier_entry(state: Check, where: str, entry: object) -> tuple[int | None, En
         state.say("scale-exponent-range", where, message)
         return rows, None
     return rows, None if exponent is None else Encoding(name, mode, scale, exponent)
+
+
+def _codes_of_a_book(state: Check, where: str, entry: Mapping[str, Any]) -> Encoding | None:
+    """The encoding of a pq tier, if its members are in range."""
+    sub, dtype = entry.get("sub"), entry.get("codebook_dtype")
+    if type(sub) is not int or sub not in SUBS:
+        state.say("sub", where, f"sub {sub!r:.80} is none of {', '.join(map(str, SUBS))}")
+        return None
+    entries = state.count(entry, "entries", where, range(1, MOST_ENTRIES + 1))
+    if dtype not in tuple(SCALE_DTYPES):
+        state.say("codebook-dtype", where, f"{dtype!r:.80} is neither 'float16' nor 'float32'")
+        return None
+    if entries is None:
+        return None
+    return Encoding("pq", sub=sub, entries=entries, codebook_dtype=dtype)
 
 
 def _rowmap(state: Check, path: str, rows: int, tiers: int) -> ArraySpec | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,7 @@ class Inputs:
     Args:
         rows: the tables' rows, by table.
         means: mean rows by path of the array that stores them.
+        codebooks: of pq tiers, (blocks, entries, sub) by path of the array that stores them.
     """
 
     source: TensorSource
@@ -72,6 +74,7 @@ class Inputs:
     tensors: Mapping[str, Tensor]
     rows: Mapping[str, TableRows]
     means: Mapping[str, NDArray[np.float32]]
+    codebooks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def table(self, name: str) -> TableMetadata:
         """Metadata of a table."""
@@ -86,6 +89,9 @@ def fill_chunk(task: ChunkTask, inputs: Inputs, chunk: Chunk) -> None:
         _fill_tier(task, task.tier, inputs, chunk)
     elif task.array.path.endswith("/rowmap"):
         _fill_rowmap(task, inputs, chunk)
+    elif task.array.path.endswith(".codebook"):
+        first, last = task.slots
+        chunk.put(_bytes(inputs.codebooks[task.array.path][first:last]))
     else:
         chunk.put(_bytes(inputs.means[task.array.path]))
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sharkstore.format.layout import CHUNK_TARGET, array_spec, rowmap_shape
+from sharkstore.encodings import Encoding
+from sharkstore.format.layout import CHUNK_TARGET, ArraySpec, array_spec, rowmap_shape
 from sharkstore.format.metadata import (
     BLANK_DIGEST,
     DenseMetadata,
@@ -74,7 +75,8 @@ def _table(table: TablePlan, path: str, survey: Survey | None, target: int) -> T
             encoding = fitted(encoding, survey.largest[index])
         shape = encoding.array_shape(tier.rows, table.dim)
         array = array_spec(f"{path}/{index}", shape, encoding.array_dtype, target)
-        tiers.append(TierMetadata(encoding, tier.rows, array))
+        codebook = _codebook(encoding, f"{path}/{index}", table.dim)
+        tiers.append(TierMetadata(encoding, tier.rows, array, codebook))
     rowmap = None
     if len(tiers) > 1:
         shape = rowmap_shape(table.rows, len(tiers))
@@ -93,6 +95,14 @@ def _table(table: TablePlan, path: str, survey: Survey | None, target: int) -> T
         default=default,
         pruned=[tier.encoding.name for tier in tiers] == ["constant"],
     )
+
+
+def _codebook(encoding: Encoding, path: str, dim: int) -> ArraySpec | None:
+    """The codebook of the tier at a path: one chunk, however small chunks are to be."""
+    if encoding.name != "pq":
+        return None
+    shape = encoding.codebook_shape(dim)
+    return ArraySpec(f"{path}.codebook", shape, encoding.book_dtype, shape[0])
 
 
 def _dense(tensor: Tensor, path: str, target: int) -> DenseMetadata:
