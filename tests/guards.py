@@ -10,11 +10,10 @@ import threading
 import time
 
 import numpy as np
-from strategies import INT8, READ_PAST_END
+from strategies import INT8, READ_PAST_END, ROW_BY_ROW
 from views import TIERS, check_bags, check_lookup, make_view, some_ids, what_is_outside
 
 from sharkstore import kernels
-from sharkstore.encodings import SPELLED
 from sharkstore.kernels import Tier, reference
 from sharkstore.kernels.rowmap import build_rowmap
 
@@ -43,11 +42,13 @@ def guarded(array, room=0, *, at_front=False):
 
 
 def guarded_view(view, *, room=READ_PAST_END, at_front=False):
-    """The table, its stored rows and its row map guarded."""
-    tiers = [
-        Tier(tier.encoding, tier.rows, guarded(tier.data, room, at_front=at_front))
-        for tier in view.tiers
-    ]
+    """The table; its stored rows and its row map guarded, and its codebooks, without room."""
+    tiers = []
+    for tier in view.tiers:
+        book = tier.codebook
+        book = None if book is None else guarded(book, at_front=at_front)
+        data = guarded(tier.data, room, at_front=at_front)
+        tiers.append(Tier(tier.encoding, tier.rows, data, book))
     rowmap = view.rowmap
     if rowmap is not None:
         rowmap = guarded(rowmap, room, at_front=at_front)
@@ -228,7 +229,7 @@ def encoding():
             rows = guarded(rng.normal(size=(count, dim)).astype(np.float32))
             tiers = rng.integers(3, size=count).astype(np.uint8)
             rowmap = guarded(build_rowmap(tiers, 2))
-            for one in SPELLED:
+            for one in ROW_BY_ROW:
                 out = guarded(np.zeros((count, one.row_bytes(dim)), np.uint8))
                 expected = reference.encode_rows(one, rows)
                 np.testing.assert_array_equal(kernels.encode_rows(one, rows, out), expected)

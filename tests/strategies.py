@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from sharkstore.convert import convert_checkpoint
-from sharkstore.encodings import SPELLED, Encoding, planes_for
-from sharkstore.format.layout import array_spec
+from sharkstore.encodings import SPELLED, Encoding, parse_encoding, planes_for
+from sharkstore.format.layout import ArraySpec, array_spec
 from sharkstore.format.metadata import TableMetadata, TierMetadata
 from sharkstore.kernels import TableView, Tier, build_rowmap, decode_rows, encode_rows
 from sharkstore.load.table import Table
@@ -24,6 +24,9 @@ AFFINE = [one for one in PACKED if one.mode == "affine"]
 SEARCHED = [one for one in PACKED if one.bits < 8]  # their scales are searched for
 SYMMETRIC8 = [one for one in SYMMETRIC if one.bits == 8]
 AFFINE8 = [one for one in AFFINE if one.bits == 8]
+FEW_ENTRIES = [parse_encoding(text) for text in ("pq4.1", "pq2.7", "pq8.16.f32", "pq4.255.f32")]
+BOOKED = [*(one for one in SPELLED if one.name == "pq"), *FEW_ENTRIES]
+ROW_BY_ROW = [one for one in SPELLED if one.name != "pq"]  # a row alone says how it is stored
 
 
 # --- rows ------------------------------------------------------------------------------------
@@ -80,8 +83,35 @@ def assert_same_values(got, expected, what=""):
         assert at is None, f"{what}: {got[at]!r} at {at}, expected {expected[at]!r}"
 
 
-def decode_slowly(encoding, stored, dim):
+def random_codebook(encoding, dim, rng, *, wild=False):
+    """The codebook of a pq tier, None of others.
+
+    Args:
+        wild: of random bits, else of sane values.
+    """
+    if encoding.name != "pq":
+        return None
+    shape = encoding.codebook_shape(dim)
+    if not wild:
+        return rng.normal(size=shape).astype(encoding.book_dtype)
+    bits = rng.integers(0, 256, (*shape[:2], shape[2] * encoding.book_dtype.itemsize), np.uint8)
+    return bits.view(encoding.book_dtype)
+
+
+def random_codes(encoding, count, dim, rng, *, wild=False):
+    """Rows of a pq tier, uint8 (count, codes a row); wild ones name entries that there are not."""
+    shape = (count, encoding.row_bytes(dim))
+    return rng.integers(0, 256 if wild else encoding.entries, shape, np.uint8)
+
+
+def decode_slowly(encoding, stored, dim, codebook=None):
     """One row from its bytes, value by value: a list of floats that float32 holds exactly."""
+    if encoding.name == "pq":
+        entries = [
+            codebook[block][code].tolist() if code < encoding.entries else [0.0] * encoding.sub
+            for block, code in enumerate(stored)
+        ]
+        return [value for entry in entries for value in entry][:dim]
     if encoding.name == "f16":
         return list(struct.unpack(f"<{dim}e", stored))
     if not encoding.packed:
@@ -151,20 +181,33 @@ def memory_table(values, encodings=(F32,), tiers=None, *, default=None, bounds="
     for index, plain in enumerate(encodings):
         chosen = tiers == index
         encoding = fitted(plain, float(np.abs(values[chosen]).max(initial=0)))
-        stored = encode_rows(encoding, values)[chosen]
-        if encoding.name == "constant":
+        count, rng = int(chosen.sum()), np.random.default_rng(index)
+        codebook = random_codebook(encoding, dim, rng)
+        if codebook is not None:
+            stored = random_codes(encoding, count, dim, rng)
+        elif encoding.name == "constant":
             stored = encode_rows(encoding, np.full((1, dim), 0.1, np.float32))
-        decoded[chosen] = decode_rows(encoding, stored, dim)
-        count = int(chosen.sum())
-        held.append(Tier(encoding, count, padded(stored)))
-        shape = encoding.array_shape(count, dim)
-        array = array_spec(f"tables/emb/{index}", shape, encoding.array_dtype)
-        described.append(TierMetadata(encoding, count, array))
+        else:
+            stored = encode_rows(encoding, values)[chosen]
+        decoded[chosen] = decode_rows(encoding, stored, dim, codebook)
+        held.append(Tier(encoding, count, padded(stored), codebook))
+        described.append(tier_metadata(encoding, count, dim, index))
     rowmap = padded(build_rowmap(tiers, planes_for(len(held)))) if len(held) > 1 else None
     row = np.zeros(dim, np.float32) if default is None else default
     view = TableView(rows, dim, held, rowmap, row)
     metadata = TableMetadata("emb", "tables/emb", rows, dim, "float32", tuple(described), None)
     return Table(metadata, view, bounds), decoded
+
+
+def tier_metadata(encoding, count, dim, index):
+    """What a store would say of a tier of the table `emb`."""
+    path = f"tables/emb/{index}"
+    array = array_spec(path, encoding.array_shape(count, dim), encoding.array_dtype)
+    codebook = None
+    if encoding.name == "pq":
+        shape = encoding.codebook_shape(dim)
+        codebook = ArraySpec(f"{path}.codebook", shape, encoding.book_dtype, shape[0])
+    return TierMetadata(encoding, count, array, codebook)
 
 
 def make_store(folder, tensors, stats=None, **options):
@@ -199,7 +242,7 @@ def tiered_tables(draw, max_rows=60, max_dim=20, bounds="raise"):
     """A table in memory over 1 to 8 tiers of any encodings, and its rows as they come back."""
     rows = draw(st.integers(1, max_rows))
     dim = draw(st.integers(1, max_dim))
-    encodings = draw(st.lists(st.sampled_from(SPELLED), min_size=1, max_size=8))
+    encodings = draw(st.lists(st.sampled_from(ROW_BY_ROW + BOOKED), min_size=1, max_size=8))
     seed = draw(st.integers(0, 2**32 - 1))
     tiers = np.random.default_rng(seed).integers(len(encodings), size=rows)
     scale = draw(st.sampled_from([1e-5, 1.0, 100.0]))

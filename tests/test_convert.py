@@ -21,11 +21,10 @@ from checkpoints import (
     save,
     save_stats,
 )
-from strategies import assert_same_bits, exact_rows, random_rows
+from strategies import ROW_BY_ROW, assert_same_bits, exact_rows, random_rows
 
 import sharkstore
 from sharkstore.convert import convert_checkpoint
-from sharkstore.encodings import SPELLED
 from sharkstore.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -112,7 +111,7 @@ def test_by_default_every_table_is_int8(convert):
         assert [str(tier.encoding) for tier in tensor_of(store, name).tiers] == ["int8"]
 
 
-@pytest.mark.parametrize("encoding", [str(one) for one in SPELLED if one.name != "constant"])
+@pytest.mark.parametrize("encoding", [str(one) for one in ROW_BY_ROW if one.name != "constant"])
 def test_rows_come_back_as_their_encoding_holds_them(convert, encoding):
     store, _ = convert(tiers=encoding)
     assert_same_bits(read_back(store, USER), as_stored(model()[USER], encoding))

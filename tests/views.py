@@ -8,18 +8,23 @@ from dataclasses import replace
 import numpy as np
 from strategies import (
     AFFINE,
+    BOOKED,
     CONSTANT,
     F16,
     F32,
+    FEW_ENTRIES,
     INT8,
+    ROW_BY_ROW,
     SEARCHED,
     SYMMETRIC,
     assert_same_values,
     padded,
+    random_codebook,
+    random_codes,
 )
 
 from sharkstore import kernels
-from sharkstore.encodings import SPELLED, planes_for
+from sharkstore.encodings import planes_for
 from sharkstore.kernels import reference
 from sharkstore.kernels.rowmap import build_rowmap
 from sharkstore.quant.encode import fitted
@@ -27,7 +32,7 @@ from sharkstore.quant.encode import fitted
 MANY = [F32, F16, INT8, AFFINE[0], SYMMETRIC[1], AFFINE[1], CONSTANT]
 # by name: every encoding alone, and every width of the row map
 TIERS = {
-    **{str(encoding): [encoding] for encoding in SPELLED},
+    **{str(encoding): [encoding] for encoding in ROW_BY_ROW + BOOKED},
     "2 tiers": [F32, INT8],
     "3 tiers": [F16, AFFINE[0], SYMMETRIC[1]],
     "4 tiers": [INT8, F32, CONSTANT, AFFINE[1]],
@@ -35,6 +40,8 @@ TIERS = {
     "8 tiers": [*MANY, INT8],
     "few bits": [SEARCHED[0], F32, SEARCHED[4], INT8],
     "8 tiers of few bits": SEARCHED,
+    "2 codebooks": [BOOKED[1], BOOKED[1]],
+    "8 tiers with codebooks": [BOOKED[1], BOOKED[0], INT8, BOOKED[2], F32, *FEW_ENTRIES[1:]],
 }
 CANARY = np.float32(-1.5e33)
 MARGIN = 32
@@ -65,8 +72,12 @@ def make_view(encodings, rows, dim, seed=0, *, wild=False, tiers=None):
     for index, encoding in enumerate(encodings):
         count = int((tiers == index).sum())
         stored_count = encoding.array_shape(count, dim)[0]
-        made = (random_bytes if wild else sane_rows)(encoding, stored_count, dim, rng)
-        held.append(kernels.Tier(made[0], count, padded(made[1])))
+        codebook = random_codebook(encoding, dim, rng, wild=wild)
+        if codebook is not None:
+            made = encoding, random_codes(encoding, count, dim, rng, wild=wild)
+        else:
+            made = (random_bytes if wild else sane_rows)(encoding, stored_count, dim, rng)
+        held.append(kernels.Tier(made[0], count, padded(made[1]), codebook))
     rowmap = None
     if len(held) > 1:
         rowmap = padded(build_rowmap(tiers, planes_for(len(held))))

@@ -22,7 +22,7 @@ class Table:
         self,
         rows: int,
         dim: int,
-        tiers: list[tuple[int, int, float, NDArray[np.uint8]]],
+        tiers: list[tuple[int, int, float, NDArray[np.uint8], NDArray[np.uint8] | None]],
         rowmap: NDArray[np.uint8] | None,
         default: NDArray[np.float32],
     ) -> None: ...

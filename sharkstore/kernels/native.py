@@ -22,7 +22,7 @@ from sharkstore.encodings import (
 )
 from sharkstore.errors import ArgumentError
 from sharkstore.kernels import _native
-from sharkstore.kernels.reference import I64, TableView
+from sharkstore.kernels.reference import I64, TableView, Tier, full_codebook
 from sharkstore.kernels.scales import F32, U8
 
 VARIABLE = "SHARKSTORE_KERNEL"
@@ -90,10 +90,28 @@ def bind(view: TableView) -> _native.Table:
     """A table for lookups by the native kernels; it holds the view's arrays."""
     _chosen()
     tiers = [
-        (_kind(tier.encoding), tier.rows, 2.0**-tier.encoding.scale_exponent, tier.data)
+        (
+            _kind(tier.encoding),
+            tier.rows,
+            2.0**-tier.encoding.scale_exponent,
+            tier.data,
+            _book_bytes(tier),
+        )
         for tier in view.tiers
     ]
     return _native.Table(view.rows, view.dim, tiers, view.rowmap, view.default)
+
+
+def _book_bytes(tier: Tier) -> U8 | None:
+    """The codebook as the kernels read it, uint8 (blocks, bytes of 256 entries).
+
+    Any byte is a code of it, so that a forged one leads to zeros and not outside; a codebook of
+    256 entries is read where it lies, so that processes share it.
+    """
+    if tier.codebook is None:
+        return None
+    full = full_codebook(np.require(tier.codebook, requirements=["C", "A"]))
+    return full.reshape(len(full), -1).view(np.uint8)
 
 
 def encode_rows(encoding: Encoding, rows: F32, out: U8 | None = None) -> U8:

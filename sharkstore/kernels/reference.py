@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.encodings import FLOAT_DTYPES, SCALE_DTYPES, Encoding
+from sharkstore.encodings import FLOAT_DTYPES, MOST_ENTRIES, SCALE_DTYPES, Encoding
 from sharkstore.kernels.lowbits import fit_rows, pack_codes, unpack_codes
 from sharkstore.kernels.rowmap import BLOCK_PLANES, rowmap_counters
-from sharkstore.kernels.scales import F32, U8, pack, positive, store_scales, true_scales
+from sharkstore.kernels.scales import F32, U8, Stored, pack, positive, store_scales, true_scales
 
 I64 = NDArray[np.int64]
 Pool = Literal["sum", "mean", "max"]
@@ -30,11 +30,17 @@ LONG_BAG = 512
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A tier as the kernels see it: `data` is uint8 (stored rows, row bytes)."""
+    """A tier as the kernels see it.
+
+    Args:
+        data: uint8 (stored rows, row bytes).
+        codebook: of pq, float16 or float32 (codes a row, entries, sub); else None.
+    """
 
     encoding: Encoding
     rows: int
     data: U8
+    codebook: Stored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +116,20 @@ def _encode_low_bits(encoding: Encoding, rows: F32) -> U8:
     return pack(head, pack_codes(encoding, fit.codes))
 
 
-def decode_rows(encoding: Encoding, stored: U8, dim: int) -> F32:
-    """Decode rows: uint8 (n, row bytes) -> float32 (n, dim). Any bytes decode to something."""
+def decode_rows(encoding: Encoding, stored: U8, dim: int, codebook: Stored | None = None) -> F32:
+    """Decode rows: any bytes decode to something.
+
+    Args:
+        stored: uint8 (n, row bytes).
+        codebook: of pq, float16 or float32 (codes a row, entries, sub).
+
+    Returns:
+        float32 (n, dim).
+    """
     stored = np.ascontiguousarray(stored)
+    if encoding.name == "pq":
+        assert codebook is not None
+        return _decode_pq(stored, dim, codebook)
     if not encoding.packed:
         dtype = FLOAT_DTYPES.get(encoding.name, FLOAT_DTYPES["f32"])
         values: F32 = stored.view(dtype).reshape(len(stored), dim).astype(np.float32, copy=False)
@@ -123,6 +140,29 @@ def decode_rows(encoding: Encoding, stored: U8, dim: int) -> F32:
     with np.errstate(all="ignore"):
         values = _stored_codes(encoding, stored[:, header:], dim) * step
         return values if encoding.mode == "symmetric" else values + head[:, 1:].astype(np.float32)
+
+
+def _decode_pq(codes: U8, dim: int, codebook: Stored) -> F32:
+    blocks, _, sub = codebook.shape
+    chosen = full_codebook(codebook)[np.arange(blocks), codes].astype(np.float32)
+    return np.ascontiguousarray(chosen.reshape(len(codes), blocks * sub)[:, :dim])
+
+
+def full_codebook(codebook: Stored) -> Stored:
+    """A codebook with an entry for every byte: zeros behind its own.
+
+    Args:
+        codebook: float16 or float32 (blocks, entries, sub).
+
+    Returns:
+        (blocks, 256, sub): the codebook itself if it has as many entries.
+    """
+    blocks, entries, sub = codebook.shape
+    if entries == MOST_ENTRIES:
+        return codebook
+    full = np.zeros((blocks, MOST_ENTRIES, sub), codebook.dtype)
+    full[:, :entries] = codebook
+    return full
 
 
 def _stored_codes(encoding: Encoding, stored: U8, dim: int) -> F32:
@@ -199,7 +239,8 @@ def _lookup_block(table: TableView, ids: I64, out: F32) -> None:
     for index, one in enumerate(table.tiers):
         chosen = np.flatnonzero(tier == index)
         slots = slot[chosen] if one.encoding.name != "constant" else np.zeros_like(chosen)
-        out[where[chosen]] = decode_rows(one.encoding, one.data[slots], table.dim)
+        rows = decode_rows(one.encoding, one.data[slots], table.dim, one.codebook)
+        out[where[chosen]] = rows
 
 
 def embedding_bag(

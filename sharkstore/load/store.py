@@ -20,7 +20,7 @@ import sharkstore.kernels as kernels
 from sharkstore.errors import ClosedError, CorruptStoreError, FormatError, UnknownTableError
 from sharkstore.format import validate
 from sharkstore.format.layout import ROOT_DOCUMENT, ArraySpec
-from sharkstore.format.metadata import StoreMetadata, TableMetadata
+from sharkstore.format.metadata import StoreMetadata, TableMetadata, TierMetadata
 from sharkstore.load import arguments
 from sharkstore.load.files import open_regular, read_current
 from sharkstore.load.mapping import copy_array, map_array
@@ -54,7 +54,7 @@ class Store(Mapping[str, Table]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tables: rows and row maps."""
+        """Bytes of all tables: rows, codebooks and row maps."""
         return self.metadata.nbytes
 
     @property
@@ -173,11 +173,7 @@ def _open(folder: int, root: str, io: Io, bounds: Bounds) -> Store:
             for table in metadata.tables
         }
         dense = {
-            entry.name: take(folder, entry.array)
-            .reshape(-1)
-            .view(entry.array.dtype)
-            .reshape(entry.array.shape)
-            for entry in metadata.dense
+            entry.name: _typed(take(folder, entry.array), entry.array) for entry in metadata.dense
         }
     except CorruptStoreError as error:
         error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
@@ -210,11 +206,19 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _view(folder: int, table: TableMetadata, take: Take) -> kernels.TableView:
-    tiers = tuple(
-        kernels.Tier(tier.encoding, tier.rows, take(folder, tier.array)) for tier in table.tiers
-    )
+    tiers = tuple(_tier(folder, tier, take) for tier in table.tiers)
     rowmap = None if table.rowmap is None else take(folder, table.rowmap)
     default = np.zeros(table.dim, np.float32)
     if table.default is not None:
         default = map_array(folder, table.default).view("<f4")[0].copy()
     return kernels.TableView(table.rows, table.dim, tiers, rowmap, default)
+
+
+def _tier(folder: int, tier: TierMetadata, take: Take) -> kernels.Tier:
+    codebook = None if tier.codebook is None else _typed(take(folder, tier.codebook), tier.codebook)
+    return kernels.Tier(tier.encoding, tier.rows, take(folder, tier.array), codebook)
+
+
+def _typed(rows: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
+    """The values of an array, given its bytes (rows, row bytes)."""
+    return rows.reshape(-1).view(spec.dtype).reshape(spec.shape)

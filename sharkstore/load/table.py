@@ -55,17 +55,18 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of rows and row map."""
+        """Bytes of rows, codebooks and row map."""
         return self.metadata.nbytes
 
     @property
     def arrays(self) -> tuple[NDArray[np.uint8], ...]:
-        """Stored rows of each tier, then the row map if there is one; nothing once closed."""
+        """Stored rows of each tier, codebooks, row map, if there are any; nothing once closed."""
         view = self._view
         if view is None:
             return ()
+        books = [tier.codebook.view(np.uint8) for tier in view.tiers if tier.codebook is not None]
         rowmap = () if view.rowmap is None else (view.rowmap,)
-        return (*(tier.data for tier in view.tiers), *rowmap)
+        return (*(tier.data for tier in view.tiers), *books, *rowmap)
 
     @property
     def pruned(self) -> bool:

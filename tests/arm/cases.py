@@ -16,12 +16,13 @@ import sys
 
 import numpy as np
 from guards import forgeries
+from strategies import ROW_BY_ROW
 from views import TIERS, expected_bags, make_view, some_ids, what_is_outside
 
 from sharkstore import kernels
-from sharkstore.encodings import SPELLED, Encoding
+from sharkstore.encodings import Encoding
 from sharkstore.kernels import reference
-from sharkstore.kernels.native import KINDS
+from sharkstore.kernels.native import KINDS, PQ_KINDS
 from sharkstore.kernels.rowmap import build_rowmap
 
 DIMS = [1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 20, 24, 32, 33, 48, 64, 96, 100, 128, 130, 256, 300]
@@ -32,6 +33,8 @@ DTYPES = [np.int64, np.int32]
 
 
 def kind_of(encoding):
+    if encoding.name == "pq":
+        return PQ_KINDS[encoding.sub, encoding.codebook_dtype]
     return KINDS[encoding.name, encoding.mode, encoding.scale_dtype]
 
 
@@ -60,6 +63,7 @@ class Cases:
             encoding = tier.encoding
             self.numbers(kind_of(encoding), tier.rows, -encoding.scale_exponent, len(tier.data))
             self.blob(tier.data.reshape(-1) if tier.data.size else None)
+            self.blob(None if tier.codebook is None else reference.full_codebook(tier.codebook))
         self.blob(None if view.rowmap is None or not view.rowmap.size else view.rowmap)
         self.blob(view.default)
 
@@ -200,7 +204,7 @@ def between_codes(encoding, rows, rng):
 
 
 def add_encodings(cases, rng):
-    for encoding in SPELLED:
+    for encoding in ROW_BY_ROW:
         if encoding.name == "constant":
             continue
         for dim in DIMS:

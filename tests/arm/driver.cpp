@@ -116,6 +116,7 @@ Held read_table(Reader& from) {
     tier.row_bytes = static_cast<std::uint32_t>(stored_bytes(tier.kind, table.dim));
     tier.stride = stored == 1 ? 0 : tier.row_bytes;
     tier.data = held.keep(from.blob(kReadPastEnd));
+    tier.codebook = held.keep(from.blob());
   }
   table.rowmap = held.keep(from.blob(kReadPastEnd));
   // a row of another tier's room: whole vectors of it are read

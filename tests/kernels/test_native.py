@@ -8,11 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
+    BOOKED,
     CONSTANT,
     F16,
     F32,
     INT8,
     PACKED,
+    ROW_BY_ROW,
     assert_same_bits,
     exact_rows,
     memory_table,
@@ -29,7 +31,7 @@ from views import (
 )
 
 from sharkstore import kernels
-from sharkstore.encodings import SPELLED, Encoding
+from sharkstore.encodings import Encoding
 from sharkstore.errors import ArgumentError, DtypeError
 from sharkstore.kernels import reference
 from sharkstore.kernels.rowmap import build_rowmap
@@ -366,7 +368,7 @@ def test_large_outputs_that_bypass_the_cache(backend, dim, shift):
 @st.composite
 def requests(draw):
     """A table of any tiers, ids, and how to pool them."""
-    encodings = draw(st.lists(st.sampled_from(SPELLED), min_size=1, max_size=8))
+    encodings = draw(st.lists(st.sampled_from(ROW_BY_ROW + BOOKED), min_size=1, max_size=8))
     rows = draw(st.sampled_from([0, 1, 63, 64, 65, 127, 129]) | st.integers(0, 300))
     dim = draw(st.sampled_from(FAST_DIMS) | st.integers(1, 140))
     seed = draw(st.integers(0, 2**32 - 1))

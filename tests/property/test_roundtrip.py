@@ -14,6 +14,7 @@ from strategies import (
     F32,
     INT8,
     PACKED,
+    ROW_BY_ROW,
     assert_same_bits,
     decode_slowly,
     make_store,
@@ -21,7 +22,6 @@ from strategies import (
 )
 
 import sharkstore
-from sharkstore.encodings import SPELLED
 from sharkstore.kernels import encode_rows
 from sharkstore.plan.model import Plan, TablePlan, TierPlan
 from sharkstore.plan.stats import Stats
@@ -86,7 +86,7 @@ def tables(draw):
     """Values, tiers with their row counts, and priorities with many ties or none at all."""
     rows, dim = draw(st.integers(1, 400)), draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    encodings = draw(st.lists(st.sampled_from(SPELLED), min_size=1, max_size=min(8, rows)))
+    encodings = draw(st.lists(st.sampled_from(ROW_BY_ROW), min_size=1, max_size=min(8, rows)))
     ends = np.sort(rng.choice(np.arange(1, rows), len(encodings) - 1, replace=False))
     counts = np.diff([0, *ends, rows]).tolist()
     values = rng.normal(size=(rows, dim)) * 10.0 ** rng.integers(-6, 3, (rows, 1))

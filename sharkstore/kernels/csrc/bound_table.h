@@ -77,8 +77,9 @@ class BoundTable {
   BoundTable(const BoundTable&) = delete;
   BoundTable& operator=(const BoundTable&) = delete;
 
-  // tiers: (kind, rows, factor, data) of each; data uint8 (stored rows, row bytes), with
-  // kReadPastEnd readable bytes behind it.
+  // tiers: (kind, rows, factor, data, codebook) of each; data uint8 (stored rows, row bytes), with
+  // kReadPastEnd readable bytes behind it; codebook uint8 (codes a row, bytes of kEntries
+  // entries), or None.
   BoundTable(std::int64_t rows, int dim, nb::list tiers, nb::object rowmap, nb::object default_row) {
     if (rows < 0 || rows >= std::int64_t{1} << 32 || dim < 1 || dim > 4096 || tiers.size() < 1 ||
         tiers.size() > kMaxTiers)
@@ -176,6 +177,16 @@ class BoundTable {
     if (data.length(1) != stored_bytes(tier.kind, table_.dim) ||
         (!one_for_all && data.length(0) != rows))
       throw nb::value_error("tier data of another shape");
+    if (has_codebook(tier.kind)) take_codebook(tier, from[4]);
+  }
+
+  void take_codebook(Tier& tier, nb::handle from) {
+    const Buffer& entries = hold(from);
+    const int bytes = kEntries * sub_values(tier.kind) * entry_bytes(tier.kind);
+    if (!entries.holds("B", 1) || entries.dimensions() != 2 ||
+        entries.length(0) != tier.row_bytes || entries.length(1) != bytes)
+      throw nb::value_error("codebook of another shape");
+    tier.codebook = entries.data<std::uint8_t>();
   }
 
   void take_rowmap(nb::handle rowmap) {

@@ -123,6 +123,23 @@ SHARKSTORE_INLINE void decode_low_bits(const std::uint8_t* p, Vec factor, Column
   });
 }
 
+// Codes of a codebook, each for a few values. A vector of less than an entry has a part of one;
+// the last one of a row may need more entries than there are: the last stands again.
+template <Kind K, int Dim, class Use>
+SHARKSTORE_INLINE void decode_codebook(const std::uint8_t* codes, const std::uint8_t* book,
+                                       Columns<Dim> columns, Use use) {
+  constexpr int kSub = sub_values(K), kBytes = entry_bytes(K);
+  constexpr int kTaken = kSub < Vec::kLanes ? kSub : Vec::kLanes;
+  const int last = (columns.values() - 1) / kSub;
+  columns.each([&](int j) SHARKSTORE_LAMBDA {
+    const int first = j * Vec::kLanes / kSub, within = j * Vec::kLanes % kSub;
+    use(j, Vec::pieces<kTaken, kBytes>([&](int i) SHARKSTORE_LAMBDA {
+      const int at = first + i < last ? first + i : last;
+      return book + (kEntries * at + codes[at]) * (kSub * kBytes) + within * kBytes;
+    }));
+  });
+}
+
 // How the rows of a table are decoded. The first tier of each common kind is told by its tag
 // alone, so that the rest costs it nothing.
 template <int Dim>
@@ -138,6 +155,8 @@ class Decoder {
       if (tier.kind == Kind::kFloat16) float16_ = i;
       if (tier.kind == Kind::kInt4) int4_ = i;
       if (tier.kind == Kind::kInt2) int2_ = i;
+      if (tier.kind == Kind::kPq4) pq4_ = i, pq4_book_ = tier.codebook;
+      book_[i] = tier.codebook;
     }
     kind_[kDefaultTag] = Kind::kFloat32;
   }
@@ -158,6 +177,8 @@ class Decoder {
       decode_f16(p, columns_, use);
     } else if (tag == int2_) {
       low_bits<Kind::kInt2>(p, tag, use);
+    } else if (tag == pq4_) {
+      decode_codebook<Kind::kPq4>(p, pq4_book_, columns_, use);
     } else {
       other(p, tag, use);
     }
@@ -184,6 +205,12 @@ class Decoder {
       case Kind::kInt2Float32: return low_bits<Kind::kInt2Float32>(p, tag, use);
       case Kind::kInt2Affine: return low_bits<Kind::kInt2Affine>(p, tag, use);
       case Kind::kInt2AffineFloat32: return low_bits<Kind::kInt2AffineFloat32>(p, tag, use);
+      case Kind::kPq2: return codebook<Kind::kPq2>(p, tag, use);
+      case Kind::kPq2Float32: return codebook<Kind::kPq2Float32>(p, tag, use);
+      case Kind::kPq4: return codebook<Kind::kPq4>(p, tag, use);
+      case Kind::kPq4Float32: return codebook<Kind::kPq4Float32>(p, tag, use);
+      case Kind::kPq8: return codebook<Kind::kPq8>(p, tag, use);
+      case Kind::kPq8Float32: return codebook<Kind::kPq8Float32>(p, tag, use);
     }
   }
 
@@ -192,11 +219,18 @@ class Decoder {
     decode_low_bits<K>(p, Vec::all(factor_[tag]), columns_, use);
   }
 
+  template <Kind K, class Use>
+  SHARKSTORE_INLINE void codebook(const std::uint8_t* p, int tag, Use use) const {
+    decode_codebook<K>(p, book_[tag], columns_, use);
+  }
+
   Columns<Dim> columns_;
-  int int8_ = -1, float32_ = -1, float16_ = -1, int4_ = -1, int2_ = -1;
+  int int8_ = -1, float32_ = -1, float16_ = -1, int4_ = -1, int2_ = -1, pq4_ = -1;
   Vec int8_factor_ = Vec::all(1.0f);
   Kind kind_[kTags] = {};
   float factor_[kTags] = {};
+  const std::uint8_t* pq4_book_ = nullptr;
+  const std::uint8_t* book_[kTags] = {};
 };
 
 }  // namespace sharkstore::SHARKSTORE_BACKEND

@@ -36,6 +36,9 @@ enum class Kind : std::uint8_t {
 };
 constexpr int kKinds = 20;
 
+// Entries of a codebook that a code chooses from, as kernels see it: so every byte is a code.
+constexpr int kEntries = 256;
+
 // Of kinds with a codebook: values a code.
 constexpr bool has_codebook(Kind kind) { return kind >= Kind::kPq2; }
 constexpr int sub_values(Kind kind) {
@@ -49,6 +52,9 @@ constexpr int code_bits(Kind kind) {
 constexpr bool is_affine(Kind kind) { return (static_cast<int>(kind) >> 1 & 1) == 0; }
 constexpr bool is_half(Kind kind) { return (static_cast<int>(kind) & 1) == 0; }
 constexpr int head_bytes(Kind kind) { return (is_half(kind) ? 2 : 4) * (is_affine(kind) ? 2 : 1); }
+
+// Bytes of one value of a codebook.
+constexpr int entry_bytes(Kind kind) { return is_half(kind) ? 2 : 4; }
 
 // Bytes of a stored row of dim values.
 inline std::int64_t stored_bytes(Kind kind, int dim) {
@@ -72,6 +78,7 @@ struct Tier {
   std::uint32_t stride = 0;  // 0 where one row stands for all
   Kind kind = Kind::kFloat32;
   float factor = 1.0f;  // what stored symmetric scales are multiplied with
+  const std::uint8_t* codebook = nullptr;  // kEntries entries for each code of a row
 };
 
 struct Table {

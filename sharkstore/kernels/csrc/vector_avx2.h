@@ -73,6 +73,20 @@ struct Vec {
     }
   }
 
+  // a vector of pieces of Taken values (2, 4 or 8), Bytes each: piece i lies at at(i)
+  template <int Taken, int Bytes, class At>
+  SHARKSTORE_INLINE static Vec pieces(At at) {
+    if constexpr (Bytes == 2) {
+      return {_mm256_cvtph_ps(joined<Taken * Bytes>(at, 0))};
+    } else if constexpr (Taken == kLanes) {
+      return load_f32(at(0));
+    } else {
+      const __m128 low = _mm_castsi128_ps(joined<Taken * Bytes>(at, 0));
+      const __m128 high = _mm_castsi128_ps(joined<Taken * Bytes>(at, 4 / Taken));
+      return {_mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1)};
+    }
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
@@ -210,6 +224,19 @@ struct Vec {
     const __m128i words =
         _mm_packs_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
     return _mm_packus_epi16(_mm_and_si128(words, _mm_set1_epi16(0xff)), words);
+  }
+  // 16 bytes: pieces of Size bytes, from piece `first` on
+  template <int Size, class At>
+  SHARKSTORE_INLINE static __m128i joined(At at, int first) {
+    if constexpr (Size == 16) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at(first)));
+    } else if constexpr (Size == 8) {
+      return _mm_unpacklo_epi64(bytes(at(first)), bytes(at(first + 1)));
+    } else {
+      const __m128i low = _mm_unpacklo_epi32(four(at(first)), four(at(first + 1)));
+      const __m128i high = _mm_unpacklo_epi32(four(at(first + 2)), four(at(first + 3)));
+      return _mm_unpacklo_epi64(low, high);
+    }
   }
   SHARKSTORE_INLINE static __m128i bytes(const std::uint8_t* p) {
     return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));

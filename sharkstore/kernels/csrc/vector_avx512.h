@@ -72,6 +72,17 @@ struct Vec {
     return {_mm512_permutexvar_ps(_mm512_srlv_epi32(words, shifts), levels.v)};
   }
 
+  // a vector of pieces of Taken values (2, 4 or 8), Bytes each: piece i lies at at(i)
+  template <int Taken, int Bytes, class At>
+  SHARKSTORE_INLINE static Vec pieces(At at) {
+    if constexpr (Bytes == 2) {
+      return {_mm512_cvtph_ps(joined<Taken * Bytes>(at, 0))};
+    } else {
+      const __m256i low = joined<Taken * Bytes>(at, 0), high = joined<Taken * Bytes>(at, 8 / Taken);
+      return {_mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1))};
+    }
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
@@ -222,6 +233,34 @@ struct Vec {
     } else {
       return _mm512_loadu_si512(p);
     }
+  }
+  // 32 bytes: pieces of Size bytes, from piece `first` on
+  template <int Size, class At>
+  SHARKSTORE_INLINE static __m256i joined(At at, int first) {
+    if constexpr (Size == 32) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at(first)));
+    } else {
+      const __m128i low = half_joined<Size>(at, first);
+      const __m128i high = half_joined<Size>(at, first + 16 / Size);
+      return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    }
+  }
+  template <int Size, class At>
+  SHARKSTORE_INLINE static __m128i half_joined(At at, int first) {
+    if constexpr (Size == 16) {
+      return bytes(at(first));
+    } else if constexpr (Size == 8) {
+      return _mm_unpacklo_epi64(eight(at(first)), eight(at(first + 1)));
+    } else {
+      const __m128i low = _mm_unpacklo_epi32(four(at(first)), four(at(first + 1)));
+      const __m128i high = _mm_unpacklo_epi32(four(at(first + 2)), four(at(first + 3)));
+      return _mm_unpacklo_epi64(low, high);
+    }
+  }
+  SHARKSTORE_INLINE static __m128i four(const std::uint8_t* p) {
+    std::int32_t bits;
+    std::memcpy(&bits, p, 4);
+    return _mm_cvtsi32_si128(bits);
   }
   SHARKSTORE_INLINE static __m128i eight(const std::uint8_t* p) {
     return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));

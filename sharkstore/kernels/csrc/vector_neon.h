@@ -68,6 +68,23 @@ struct Vec {
     return (codes - all(static_cast<float>(1 << (Bits - 1)))) * step;
   }
 
+  // a vector of pieces of Taken values (2 or 4), Bytes each: piece i lies at at(i)
+  template <int Taken, int Bytes, class At>
+  SHARKSTORE_INLINE static Vec pieces(At at) {
+    if constexpr (Taken == kLanes) {
+      return Bytes == 2 ? load_f16(at(0)) : load_f32(at(0));
+    } else if constexpr (Bytes == 4) {
+      const uint8x16_t joined = vcombine_u8(vld1_u8(at(0)), vld1_u8(at(1)));
+      return {vreinterpretq_f32_u8(joined)};
+    } else {
+      std::uint32_t low, high;
+      std::memcpy(&low, at(0), 4);
+      std::memcpy(&high, at(1), 4);
+      const uint64x1_t joined = vcreate_u64(low | static_cast<std::uint64_t>(high) << 32);
+      return {vcvt_f32_f16(vreinterpret_f16_u64(joined))};
+    }
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { vst1q_f32(p, v); }
   SHARKSTORE_INLINE void stream(float* p) const { vst1q_f32(p, v); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {

@@ -111,6 +111,16 @@ struct Vec {
     return (codes - all(static_cast<float>(1 << (Bits - 1)))) * step;
   }
 
+  // a vector of pieces of Taken values (2 or 4), Bytes each: piece i lies at at(i)
+  template <int Taken, int Bytes, class At>
+  SHARKSTORE_INLINE static Vec pieces(At at) {
+    std::uint8_t joined[kLanes * Bytes];
+    SHARKSTORE_UNROLL
+    for (int i = 0; i < kLanes / Taken; ++i)
+      std::memcpy(joined + i * Taken * Bytes, at(i), Taken * Bytes);
+    return Bytes == 2 ? load_f16(joined) : load_f32(joined);
+  }
+
   SHARKSTORE_INLINE void store(float* p) const { std::memcpy(p, v, sizeof v); }
   SHARKSTORE_INLINE void stream(float* p) const { store(p); }
   SHARKSTORE_INLINE void store_part(float* p, int lanes) const {
