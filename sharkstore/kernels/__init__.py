@@ -14,11 +14,13 @@ from sharkstore.kernels.native import (
     backends,
     bind,
     build_rowmap,
+    distortions,
     encode_rows,
     encode_tier,
     measure_rows,
     use_backend,
 )
+from sharkstore.kernels.pq import Codebook
 from sharkstore.kernels.reference import (
     SlotError,
     TableView,
@@ -30,6 +32,7 @@ from sharkstore.kernels.scales import scale_exponent
 
 __all__ = [
     "POOLS",
+    "Codebook",
     "SlotError",
     "TableView",
     "Tier",
@@ -38,6 +41,7 @@ __all__ = [
     "bind",
     "build_rowmap",
     "decode_rows",
+    "distortions",
     "encode_rows",
     "encode_tier",
     "huge_array",

@@ -22,6 +22,7 @@ from sharkstore.encodings import (
 )
 from sharkstore.errors import ArgumentError
 from sharkstore.kernels import _native
+from sharkstore.kernels.pq import Codebook
 from sharkstore.kernels.reference import I64, TableView, Tier, full_codebook
 from sharkstore.kernels.scales import F32, U8
 
@@ -114,12 +115,15 @@ def _book_bytes(tier: Tier) -> U8 | None:
     return full.reshape(len(full), -1).view(np.uint8)
 
 
-def encode_rows(encoding: Encoding, rows: F32, out: U8 | None = None) -> U8:
+def encode_rows(
+    encoding: Encoding, rows: F32, out: U8 | None = None, codebook: Codebook | None = None
+) -> U8:
     """Encode rows.
 
     Args:
         rows: float32 (n, dim), finite, dim 1 to 4096.
         out: uint8 (n, row bytes), contiguous, apart from `rows`; made when left out.
+        codebook: of pq.
 
     Returns:
         `out`. Values that float16 cannot hold become infinite: callers check.
@@ -128,12 +132,18 @@ def encode_rows(encoding: Encoding, rows: F32, out: U8 | None = None) -> U8:
     if out is None:
         out = np.empty((len(rows), encoding.row_bytes(rows.shape[1])), np.uint8)
     aligned = np.require(rows, np.float32, ["C", "A"])
-    _native.encode(_kind(encoding), encoding.scale_exponent, aligned, out)
+    _native.encode(_kind(encoding), encoding.scale_exponent, _parts(codebook), aligned, out)
     return out
 
 
 def encode_tier(
-    encoding: Encoding, rows: F32, rowmap: U8 | None, tier: int, skip: int, out: U8
+    encoding: Encoding,
+    rows: F32,
+    rowmap: U8 | None,
+    tier: int,
+    skip: int,
+    out: U8,
+    codebook: Codebook | None = None,
 ) -> int:
     """Encode rows of one tier, picked out of a block, until `out` is full.
 
@@ -143,13 +153,49 @@ def encode_tier(
             tier.
         skip: rows of the tier to leave out first.
         out: uint8 (wanted, row bytes), contiguous.
+        codebook: of pq.
 
     Returns:
         How many rows were encoded.
     """
     _chosen()
     kind, exponent = _kind(encoding), encoding.scale_exponent
-    return _native.encode_tier(kind, exponent, rows, rowmap, tier, skip, out)
+    return _native.encode_tier(kind, exponent, _parts(codebook), rows, rowmap, tier, skip, out)
+
+
+def distortions(
+    encoding: Encoding,
+    rows: F32,
+    root: F32 | None = None,
+    codebook: Codebook | None = None,
+    stand_in: F32 | None = None,
+    out: F32 | None = None,
+) -> F32:
+    """Squared distances of rows from what would be served, as in kernels/distortion.py.
+
+    Args:
+        rows: float32 (n, dim), finite.
+        root: of the metric L Lᵀ: L, float32 (dim, dim), lower triangular, or its diagonal (dim,);
+            None: identity.
+        codebook: of pq.
+        stand_in: of `constant`: the row served for all, float32 (dim,).
+        out: float32 (n,), contiguous; made when left out.
+
+    Returns:
+        `out`; infinity where the distance is not finite.
+    """
+    _chosen()
+    if out is None:
+        out = np.empty(len(rows), np.float32)
+    if encoding.name == "f32":
+        out.fill(0)
+        return out
+    if encoding.name == "constant" and stand_in is None:
+        raise ValueError("constant without the row that is served")
+    kind, exponent = _kind(encoding), encoding.scale_exponent
+    rows, root, stand_in = (_floats(one) for one in (rows, root, stand_in))
+    _native.distort(kind, exponent, _parts(codebook), rows, root, stand_in, out)
+    return out
 
 
 def measure_rows(rows: F32, rowmap: U8 | None, ranged: int, largest: F32, magnitudes: I64) -> bool:
@@ -186,6 +232,17 @@ def build_rowmap(tiers: U8, planes: int, counts: Sequence[int] = ()) -> U8:
     out = np.empty((-(-len(tiers) // ROWS_PER_BLOCK), ROWMAP_BLOCK_BYTES[planes]), np.uint8)
     _native.build_rowmap(np.ascontiguousarray(tiers), planes, before, out)
     return out
+
+
+def _floats(array: F32 | None) -> F32 | None:
+    return None if array is None else np.require(array, np.float32, ["C", "A"])
+
+
+def _parts(codebook: Codebook | None) -> tuple[F32, F32, F32 | None, F32] | None:
+    """What the native encoder takes of a codebook."""
+    if codebook is None:
+        return None
+    return codebook.terms, codebook.center, codebook.metric, codebook.values
 
 
 def _kind(encoding: Encoding) -> int:

@@ -27,16 +27,19 @@ class Codebook:
 
     Args:
         entries: as stored, float16 or float32 (blocks, entries, sub).
+        dim: values of a row; the last block may go past it.
+        values: the entries in float32 (blocks, entries, sub).
         center: mean of each block's entries, float32 (blocks, sub).
-        centred: entries less the center, float32 (blocks, entries, sub).
-        half: half the squared size of `centred` in the metric, float32 (blocks, entries).
+        terms: half the squared size of an entry less the center, in the metric, then that entry
+            less the center: float32 (blocks, entries, 1 + sub).
         metric: what the metric has on its diagonal, float32 (blocks, sub, sub); None: identity.
     """
 
     entries: NDArray[Any]
+    dim: int
+    values: F32
     center: F32
-    centred: F32
-    half: F32
+    terms: F32
     metric: F32 | None
 
     @classmethod
@@ -47,26 +50,27 @@ class Codebook:
             entries: as stored, float16 or float32 (ceil(dim / sub), entries, sub).
             metric: symmetric, float32 (dim, dim); None: identity.
         """
-        blocks, _, sub = entries.shape
+        blocks, count, sub = entries.shape
         inner = None if metric is None else metric_blocks(metric, blocks, sub)
         with np.errstate(all="ignore"):
-            values = entries.astype(np.float32)
+            values = np.ascontiguousarray(entries, np.float32)
             center = np.zeros((blocks, sub), np.float32)
-            for k in range(values.shape[1]):
+            for k in range(count):
                 center += values[:, k]
-            center /= np.float32(values.shape[1])
+            center /= np.float32(count)
             centred = values - center[:, None]
             half = np.float32(0.5) * _dot(centred, _pulled(centred, inner))
-        return cls(entries, center, centred, half, inner)
+        terms = np.concatenate([half[..., None], centred], axis=2)
+        return cls(entries, dim, values, center, terms, inner)
 
 
 def metric_blocks(metric: F32, blocks: int, sub: int) -> F32:
-    """The sub x sub blocks on a metric's diagonal, zeros behind it: float32 (blocks, sub, sub)."""
+    """The blocks on a metric's diagonal, zeros behind its end: float32 (blocks, sub, sub)."""
     dim = len(metric)
     padded = np.zeros((blocks * sub, blocks * sub), np.float32)
     padded[:dim, :dim] = metric
     each = np.arange(blocks)
-    return padded.reshape(blocks, sub, blocks, sub)[each, :, each]
+    return np.ascontiguousarray(padded.reshape(blocks, sub, blocks, sub)[each, :, each])
 
 
 def encode(codebook: Codebook, rows: F32) -> U8:
@@ -86,15 +90,15 @@ def encode(codebook: Codebook, rows: F32) -> U8:
 
 def decode(codebook: Codebook, codes: U8, dim: int) -> F32:
     """Values of codes: uint8 (n, blocks) -> float32 (n, dim). Codes past the entries give 0."""
-    blocks, entries, sub = codebook.entries.shape
+    blocks, entries, sub = codebook.values.shape
     values = np.zeros((blocks, 256, sub), np.float32)
-    values[:, :entries] = codebook.entries
+    values[:, :entries] = codebook.values
     chosen = values[np.arange(blocks), codes]
     return np.ascontiguousarray(chosen.reshape(len(codes), blocks * sub)[:, :dim])
 
 
 def _nearest(codebook: Codebook, rows: F32) -> U8:
-    blocks, entries, sub = codebook.centred.shape
+    blocks, entries, sub = codebook.values.shape
     dim = rows.shape[1]
     away = np.zeros((len(rows), blocks * sub), np.float32)
     codes = np.zeros((len(rows), blocks), np.uint8)
@@ -103,16 +107,16 @@ def _nearest(codebook: Codebook, rows: F32) -> U8:
         for b in range(blocks):
             inner = None if codebook.metric is None else codebook.metric[b]
             target = _pulled(away[:, b * sub : (b + 1) * sub], inner)
-            scores = np.broadcast_to(codebook.half[b], (len(rows), entries))
+            scores = np.broadcast_to(codebook.terms[b, :, 0], (len(rows), entries))
             for d in range(sub):
-                scores = scores - target[:, d, None] * codebook.centred[b, :, d]
+                scores = scores - target[:, d, None] * codebook.terms[b, :, 1 + d]
             # NaN is never the least, nor is infinity less than what the search starts from
             codes[:, b] = np.where(np.isnan(scores), np.inf, scores).argmin(axis=1)
     return codes
 
 
 def _pulled(values: F32, metric: F32 | None) -> F32:
-    """A metric times vectors: (..., sub, sub) over (blocks, n, sub), or (sub, sub) over (n, sub)."""
+    """Metrics (..., sub, sub) times vectors (..., n, sub)."""
     if metric is None:
         return values
     out = np.zeros_like(values)

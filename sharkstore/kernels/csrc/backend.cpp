@@ -1,6 +1,7 @@
 // The kernels, compiled once for each instruction set: SHARKSTORE_BACKEND names the set.
 #include "backend.h"
 
+#include "distort.h"
 #include "encode.h"
 #include "measure.h"
 #include "pipeline.h"
@@ -73,6 +74,6 @@ void run_pool(const Table& table, const Ids& ids, const Bags& bags, float* out, 
 #define SHARKSTORE_TEXT(name) SHARKSTORE_TEXT_OF(name)
 extern const Backend backend;
 const Backend backend = {SHARKSTORE_TEXT(SHARKSTORE_BACKEND), run_lookup, run_pool,
-                         encode_rows, encode_tier, measure};
+                         encode_rows, encode_tier, measure, distort};
 
 }  // namespace sharkstore::SHARKSTORE_BACKEND

@@ -50,6 +50,46 @@ class BoundRows {
   Block block_;
 };
 
+// A codebook: float32 arrays (terms, center, metric or None, values), of shapes as in `Book`.
+class BoundBook {
+ public:
+  BoundBook(nb::handle codebook, Kind kind, int dim) {
+    if (!has_codebook(kind)) return;
+    nb::tuple parts;
+    if (!nb::try_cast(codebook, parts) || parts.size() != 4)
+      throw nb::value_error("encoding without its codebook");
+    const std::int64_t blocks = stored_bytes(kind, dim), sub = sub_values(kind);
+    for (std::size_t i = 0; i < 4; ++i)
+      if (!parts[i].is_none()) held_.emplace_back(parts[i]);
+      else if (i != 2) throw nb::value_error("codebook lacks a part");
+    const bool pulls = held_.size() == 4;
+    const Held& values = held_.back();
+    const std::int64_t entries = values.floats() && values.dimensions() == 3 ? values.length(1) : 0;
+    if (entries < 1 || entries > 256 || !is(values, blocks, entries, sub) ||
+        !is(held_[0], blocks, entries, 1 + sub) || !is(held_[1], blocks, sub) ||
+        (pulls && !is(held_[2], blocks, sub, sub)))
+      throw nb::value_error("codebook of another shape");
+    book_ = {static_cast<int>(entries), held_[0].data<float>(), held_[1].data<float>(),
+             pulls ? held_[2].data<float>() : nullptr, values.data<float>()};
+  }
+
+  const Book* book() const { return held_.empty() ? nullptr : &book_; }
+
+ private:
+  template <class... Lengths>
+  static bool is(const Held& array, Lengths... lengths) {
+    const std::int64_t wanted[] = {lengths...};
+    constexpr int kAxes = sizeof...(lengths);
+    if (!array.floats() || array.dimensions() != kAxes) return false;
+    for (int axis = 0; axis < kAxes; ++axis)
+      if (array.length(axis) != wanted[axis]) return false;
+    return true;
+  }
+
+  std::deque<Held> held_;
+  Book book_;
+};
+
 inline Code code_of(int kind, int exponent) {
   if (kind < 0 || kind >= kKinds || std::abs(exponent) > 126)
     throw nb::value_error("encoding out of range");
@@ -63,9 +103,12 @@ inline void check_stored(const Buffer& out, const Code& code, const BoundRows& r
     throw nb::value_error("out must be uint8 (n, row bytes), apart from the rows");
 }
 
-inline void bound_encode(int kind, int exponent, nb::handle rows, nb::handle out) {
-  const Code code = code_of(kind, exponent);
+inline void bound_encode(int kind, int exponent, nb::handle codebook, nb::handle rows,
+                         nb::handle out) {
+  Code code = code_of(kind, exponent);
   const BoundRows from(rows, nb::none());
+  const BoundBook book(codebook, code.kind, from.block().dim);
+  code.book = book.book();
   const Held to(out, PyBUF_WRITABLE);
   check_stored(to, code, from);
   const Block& block = from.block();
@@ -76,10 +119,13 @@ inline void bound_encode(int kind, int exponent, nb::handle rows, nb::handle out
 }
 
 // Encodes rows of one tier, after the first `skip`, until `out` is full; gives how many.
-inline std::int64_t bound_encode_tier(int kind, int exponent, nb::handle rows, nb::handle rowmap,
-                                      int tier, std::int64_t skip, nb::handle out) {
-  const Code code = code_of(kind, exponent);
+inline std::int64_t bound_encode_tier(int kind, int exponent, nb::handle codebook,
+                                      nb::handle rows, nb::handle rowmap, int tier,
+                                      std::int64_t skip, nb::handle out) {
+  Code code = code_of(kind, exponent);
   const BoundRows from(rows, rowmap);
+  const BoundBook book(codebook, code.kind, from.block().dim);
+  code.book = book.book();
   const Held to(out, PyBUF_WRITABLE);
   check_stored(to, code, from);
   if (tier < 0 || tier >= kMaxTiers || skip < 0) throw nb::value_error("tier out of range");
@@ -87,6 +133,35 @@ inline std::int64_t bound_encode_tier(int kind, int exponent, nb::handle rows, n
   const Unlocked unlocked;
   return kernels.encode_tier(code, from.block(), tier, skip, to.length(0),
                              to.data<std::uint8_t>());
+}
+
+// root: None, float32 (dim,) or (dim, dim); stand_in: None or float32 (dim,); out: float32 (n,)
+inline void bound_distort(int kind, int exponent, nb::handle codebook, nb::handle rows,
+                          nb::handle root, nb::handle stand_in, nb::handle out) {
+  Code code = code_of(kind, exponent);
+  const BoundRows from(rows, nb::none());
+  const Block& block = from.block();
+  const BoundBook book(codebook, code.kind, block.dim);
+  code.book = book.book();
+  const Held metric(root), served(stand_in), to(out, PyBUF_WRITABLE);
+  Gauge gauge;
+  if (!root.is_none()) {
+    if (!metric.floats() || metric.dimensions() < 1 || metric.dimensions() > 2 ||
+        metric.length(0) != block.dim || metric.length(metric.dimensions() - 1) != block.dim)
+      throw nb::value_error("root must be float32 (dim,) or (dim, dim)");
+    gauge.root = metric.data<float>();
+    gauge.diagonal = metric.dimensions() == 1;
+  }
+  if (!stand_in.is_none()) {
+    if (!served.floats() || served.dimensions() != 1 || served.length(0) != block.dim)
+      throw nb::value_error("stand-in must be float32 (dim,)");
+    gauge.stand_in = served.data<float>();
+  }
+  if (!to.floats() || to.dimensions() != 1 || to.length(0) != block.count || from.overlaps(to))
+    throw nb::value_error("out must be float32 (n,), apart from the rows");
+  const Backend& kernels = *current_backend();
+  const Unlocked unlocked;
+  kernels.distort(code, {block.values, nullptr, block.count, block.dim}, gauge, to.data<float>());
 }
 
 // Adds what rows come to, to largest float32 (tiers,) and magnitudes int64 (tiers, kExponents);

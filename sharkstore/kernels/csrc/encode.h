@@ -1,6 +1,7 @@
 // Rows of float32 to stored rows, bit for bit as kernels/reference.py. Spec: "Encodings".
 #pragma once
 
+#include "assign.h"
 #include "head.h"
 #include "search.h"
 #include "tierrows.h"
@@ -216,6 +217,7 @@ inline void encode_rows(const Code& code, const Source& source, std::uint8_t* ou
     case Kind::kInt2Affine: return encode_searched<Kind::kInt2Affine>(code, source, out);
     case Kind::kInt2AffineFloat32:
       return encode_searched<Kind::kInt2AffineFloat32>(code, source, out);
+    default: return encode_pq(code, source, out);
   }
 }
 

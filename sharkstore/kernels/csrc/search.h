@@ -4,8 +4,6 @@
 // A lane is a row, so that every sum goes from a row's first value to its last.
 #pragma once
 
-#include <memory>
-
 #include "head.h"
 
 namespace sharkstore::SHARKSTORE_BACKEND {
@@ -29,41 +27,6 @@ struct Grid<2> {
     return (i % 2 ? -1.0f : 1.0f) * static_cast<float>(84 - 18 * (i / 2)) / 128;
   }
   static constexpr float cut(int i) { return static_cast<float>(i) / 8; }
-};
-
-// Value j of each of a group's rows, for all j.
-class Transposed {
- public:
-  explicit Transposed(int dim)
-      : dim_(dim), held_(new float[static_cast<std::size_t>((dim + 1) * Vec::kLanes)]) {
-    const auto address = reinterpret_cast<std::uintptr_t>(held_.get());
-    values_ = held_.get() + (4 * Vec::kLanes - address % (4 * Vec::kLanes)) / 4 % Vec::kLanes;
-  }
-
-  SHARKSTORE_INLINE void take(const Group& group) {
-    constexpr int kLanes = Vec::kLanes;
-    for (int r = 0; r < kLanes; ++r) group.fetch(r, dim_);
-    int j = 0;
-    for (; j + kLanes <= dim_; j += kLanes) {
-      Vec block[kLanes];
-      for (int r = 0; r < kLanes; ++r)
-        block[r] = Vec::load_f32(reinterpret_cast<const std::uint8_t*>(group.row[r] + j));
-      Vec::transpose(block);
-      for (int k = 0; k < kLanes; ++k) block[k].store(values_ + (j + k) * kLanes);
-    }
-    for (; j < dim_; ++j)
-      for (int r = 0; r < kLanes; ++r) values_[j * kLanes + r] = group.row[r][j];
-  }
-
-  SHARKSTORE_INLINE int dim() const { return dim_; }
-  SHARKSTORE_INLINE Vec operator[](int j) const {
-    return Vec::load_f32(reinterpret_cast<const std::uint8_t*>(values_ + j * Vec::kLanes));
-  }
-
- private:
-  int dim_;
-  std::unique_ptr<float[]> held_;
-  float* values_;
 };
 
 template <Kind K>
