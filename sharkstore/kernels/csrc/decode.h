@@ -133,9 +133,13 @@ SHARKSTORE_INLINE void decode_codebook(const std::uint8_t* codes, const std::uin
   const int last = (columns.values() - 1) / kSub;
   columns.each([&](int j) SHARKSTORE_LAMBDA {
     const int first = j * Vec::kLanes / kSub, within = j * Vec::kLanes % kSub;
+    std::uint64_t word = 0;  // all codes of the vector at once: entries keep the loads busy
+    std::memcpy(&word, codes + first, Vec::kLanes / kTaken);
     use(j, Vec::pieces<kTaken, kBytes>([&](int i) SHARKSTORE_LAMBDA {
-      const int at = first + i < last ? first + i : last;
-      return book + (kEntries * at + codes[at]) * (kSub * kBytes) + within * kBytes;
+      const int next = i < last - first ? i : last - first;
+      const std::size_t code = word >> (8 * next) & 255;
+      const int block = (kEntries * (first + next) * kSub + within) * kBytes;
+      return book + block + code * (kSub * kBytes);
     }));
   });
 }
@@ -155,7 +159,9 @@ class Decoder {
       if (tier.kind == Kind::kFloat16) float16_ = i;
       if (tier.kind == Kind::kInt4) int4_ = i;
       if (tier.kind == Kind::kInt2) int2_ = i;
-      if (tier.kind == Kind::kPq4) pq4_ = i, pq4_book_ = tier.codebook;
+      if (tier.kind == Kind::kPq2) pq2_ = i;
+      if (tier.kind == Kind::kPq4) pq4_ = i;
+      if (tier.kind == Kind::kPq8) pq8_ = i;
       book_[i] = tier.codebook;
     }
     kind_[kDefaultTag] = Kind::kFloat32;
@@ -178,7 +184,11 @@ class Decoder {
     } else if (tag == int2_) {
       low_bits<Kind::kInt2>(p, tag, use);
     } else if (tag == pq4_) {
-      decode_codebook<Kind::kPq4>(p, pq4_book_, columns_, use);
+      codebook<Kind::kPq4>(p, tag, use);
+    } else if (tag == pq8_) {
+      codebook<Kind::kPq8>(p, tag, use);
+    } else if (tag == pq2_) {
+      codebook<Kind::kPq2>(p, tag, use);
     } else {
       other(p, tag, use);
     }
@@ -225,11 +235,11 @@ class Decoder {
   }
 
   Columns<Dim> columns_;
-  int int8_ = -1, float32_ = -1, float16_ = -1, int4_ = -1, int2_ = -1, pq4_ = -1;
+  int int8_ = -1, float32_ = -1, float16_ = -1, int4_ = -1, int2_ = -1;
+  int pq2_ = -1, pq4_ = -1, pq8_ = -1;
   Vec int8_factor_ = Vec::all(1.0f);
   Kind kind_[kTags] = {};
   float factor_[kTags] = {};
-  const std::uint8_t* pq4_book_ = nullptr;
   const std::uint8_t* book_[kTags] = {};
 };
 

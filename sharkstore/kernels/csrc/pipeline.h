@@ -62,7 +62,10 @@ class Rows {
         const std::uint64_t last = table.tier[i].row_bytes - 1, next = 64 * line;
         offset_[line][i] = next < last && kLines > 2 ? next : last;
       }
-    for (int i = 0; i < table.tiers; ++i) offset_[0][i] = table.tier[i].row_bytes;
+    for (int i = 0; i < table.tiers; ++i) {
+      offset_[0][i] = table.tier[i].row_bytes;
+      if (table.tier[i].row_bytes > 65) more_than_two_ = true;
+    }
     advance_(resolver_, ids_, at_, kRowsAhead, ring_);
     for (std::int64_t i = 0; i < kRowsAhead && i < ids.count; ++i) prefetch_row(i);
   }
@@ -88,8 +91,11 @@ class Rows {
     const std::uint8_t* p = reinterpret_cast<const std::uint8_t*>(row(i));
     const int tag = this->tag(i);
     prefetch(p);
-    SHARKSTORE_UNROLL
-    for (int line = 1; line < kLines; ++line) prefetch(p + offset_[line][tag]);
+    prefetch(p + offset_[1][tag]);
+    if (more_than_two_) {
+      SHARKSTORE_UNROLL
+      for (int line = 2; line < kLines; ++line) prefetch(p + offset_[line][tag]);
+    }
     if constexpr (Dim == 0 || Dim > 64)
       for (std::uint64_t at = 64 * (kLines - 1); at < offset_[0][tag]; at += 64) prefetch(p + at);
   }
@@ -99,6 +105,7 @@ class Rows {
   Advance advance_;
   Progress at_;
   std::uint64_t offset_[kLines][kTags] = {};  // of the lines behind the first, by tag
+  bool more_than_two_ = false;  // whether rows of some tier lie on three lines or more
   Ring ring_;
 };
 

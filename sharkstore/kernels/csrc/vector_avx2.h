@@ -231,7 +231,8 @@ struct Vec {
     if constexpr (Size == 16) {
       return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at(first)));
     } else if constexpr (Size == 8) {
-      return _mm_unpacklo_epi64(bytes(at(first)), bytes(at(first + 1)));
+      const __m128 low = _mm_castsi128_ps(bytes(at(first)));
+      return _mm_castps_si128(_mm_loadh_pi(low, reinterpret_cast<const __m64*>(at(first + 1))));
     } else {
       const __m128i low = _mm_unpacklo_epi32(four(at(first)), four(at(first + 1)));
       const __m128i high = _mm_unpacklo_epi32(four(at(first + 2)), four(at(first + 3)));
