@@ -126,6 +126,32 @@ def decode_slowly(encoding, stored, dim, codebook=None):
     return [round_to_float32(round_to_float32(code * scale) + bias) for code in codes]
 
 
+def encode_slowly(codebook, row):
+    """The codes of one row of a pq tier without a metric, a number after the other."""
+    blocks, entries, sub = codebook.shape
+    r, book = round_to_float32, codebook.astype(np.float32).tolist()
+    row = row + [None] * (blocks * sub - len(row))
+    codes = []
+    for vectors, values in zip(book, zip(*[iter(row)] * sub, strict=True), strict=True):
+        center = [0.0] * sub
+        for vector in vectors:
+            center = [r(c + v) for c, v in zip(center, vector, strict=True)]
+        center = [r(c / entries) for c in center]
+        away = [0.0 if x is None else r(x - c) for x, c in zip(values, center, strict=True)]
+        scores = []
+        for vector in vectors:
+            centred = [r(v - c) for v, c in zip(vector, center, strict=True)]
+            square = 0.0
+            for c in centred:
+                square = r(square + r(c * c))
+            score = r(0.5 * square)
+            for x, c in zip(away, centred, strict=True):
+                score = r(score - r(x * c))
+            scores.append(score)
+        codes.append(scores.index(min(scores)))
+    return codes
+
+
 def codes_slowly(encoding, stored, dim):
     """The codes of one row: integers."""
     if encoding.bits == 8:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus import CORPUS, cases
+from strategies import decode_slowly, encode_slowly, padded
 from views import using
 
 import sharkstore
 import sharkstore.kernels as kernels
-from sharkstore.encodings import parse_encoding
+from sharkstore.encodings import Encoding, parse_encoding
 from sharkstore.errors import CorruptStoreError, SharkstoreError
 from sharkstore.kernels import reference
 from sharkstore.quant.encode import fitted
@@ -20,7 +21,8 @@ from sharkstore.report import verify
 
 STORES = cases("stores")
 MALFORMED = cases("malformed")
-VECTORS = [path for path in cases("vectors") if path.stem not in ("rowmap", "bags")]
+VECTORS = [path for path in cases("vectors") if path.stem not in ("pq", "rowmap", "bags")]
+WITH_CODEBOOK = json.loads((CORPUS / "vectors" / "pq.json").read_text())
 
 
 def rows_of(lines: list[str], dim: int) -> np.ndarray:
@@ -97,6 +99,56 @@ def test_vectors_encode_and_decode_bit_for_bit(path: Path, encoder: str):
         assert [row.tobytes().hex() for row in decoded] == case["decoded"], case["what"]
 
 
+def codebook_of(case: dict) -> np.ndarray:
+    encoding = parse_encoding(case["encoding"])
+    raw = bytes.fromhex("".join(case["codebook"]))
+    return np.frombuffer(raw, encoding.book_dtype).reshape(encoding.codebook_shape(case["dim"]))
+
+
+@pytest.mark.parametrize("case", WITH_CODEBOOK, ids=lambda case: case["what"])
+def test_vectors_with_a_codebook_decode_bit_for_bit(case: dict):
+    encoding, book = parse_encoding(case["encoding"]), codebook_of(case)
+    stored = np.array([list(bytes.fromhex(row)) for row in case["stored"]], np.uint8)
+    decoded = kernels.decode_rows(encoding, stored, case["dim"], book)
+    assert [row.tobytes().hex() for row in decoded] == case["decoded"]
+    for codes, row in zip(stored, decoded, strict=True):
+        assert row.tolist() == decode_slowly(encoding, codes, case["dim"], book)
+    tier = kernels.Tier(encoding, len(stored), padded(stored), book)
+    default = np.zeros(case["dim"], np.float32)
+    view = kernels.TableView(len(stored), case["dim"], [tier], None, default)
+    for backend in kernels.backends():
+        with using(backend):
+            out = np.empty_like(decoded)
+            kernels.bind(view).lookup(np.arange(len(stored)), out)
+        assert [row.tobytes().hex() for row in out] == case["decoded"]
+
+
+@pytest.mark.parametrize("case", WITH_CODEBOOK, ids=lambda case: case["what"])
+def test_codes_of_the_vectors_are_what_the_specification_says(case: dict):
+    book = codebook_of(case)
+    rows = rows_of(case["rows"], case["dim"])
+    codes = [encode_slowly(book, row) for row in rows.tolist()]
+    assert [bytes(row).hex() for row in codes] == case["stored"][: len(rows)]
+
+
+@pytest.mark.parametrize("case", WITH_CODEBOOK, ids=lambda case: case["what"])
+def test_no_entry_is_nearer_than_that_of_the_code(case: dict):
+    """The bound `nearest-entry`, in float64."""
+    book, dim = codebook_of(case).astype(np.float64), case["dim"]
+    blocks, _, sub = book.shape
+    rows = rows_of(case["rows"], dim).astype(np.float64)
+    rows = np.pad(rows, ((0, 0), (0, blocks * sub - dim))).reshape(-1, blocks, 1, sub)
+    codes = np.array([list(bytes.fromhex(row)) for row in case["stored"][: len(rows)]])
+    distance = ((rows - book) ** 2).sum(axis=3)
+    chosen = np.take_along_axis(distance, codes[..., None], axis=2)[..., 0]
+    center = book.mean(axis=1)
+    size = np.linalg.norm(rows[:, :, 0] - center, axis=2)
+    size += np.linalg.norm(book - center[:, None], axis=2).max(axis=1)
+    assert (chosen - distance.min(axis=2) <= 2.0**-18 * size**2).all()
+    rounded = codes[0] == 0  # the first row is made of the first entries
+    assert rounded.all()
+
+
 def test_row_map_vectors():
     for case in json.loads((CORPUS / "vectors" / "rowmap.json").read_text()):
         tiers = np.array(list(map(int, case["tier_of_row"])), np.uint8)
@@ -123,6 +175,23 @@ def test_the_worked_example_of_the_specification():
     assert f"| **row** | `{stored.tobytes().hex(' ')}` (6 bytes) |" in spec
     shown = [0.50390625, -0.99993896, 0.25195312, 0.0]
     assert np.array_equal(kernels.decode_rows(encoding, stored, 4)[0], np.float32(shown))
+
+
+def test_the_example_of_pq_in_the_specification():
+    spec = (CORPUS.parent / "sharkstore-1.md").read_text()
+    encoding = Encoding("pq", sub=4, entries=3)
+    book = np.zeros(encoding.codebook_shape(5), np.float16)
+    book[0, 1:] = [[1, 1, 1, 1], [2, 0, 0, 2]]
+    book[1, 1:, 0] = [0.5, -0.5]
+    codes = encode_slowly(book, [1.75, 0.25, 0.0, 2.0, -0.75])
+    assert f"is `{bytes(codes).hex(' ')}` and decodes to (2, 0, 0, 2, −0.5)" in spec
+    assert "the bytes `01 07` decode to (1, 1, 1, 1, 0)" in spec
+    stored = np.array([codes, [1, 7]], np.uint8)
+    decoded = kernels.decode_rows(encoding, stored, 5, book)
+    assert decoded.tolist() == [[2, 0, 0, 2, -0.5], [1, 1, 1, 1, 0]]
+    sizes = 1000 * encoding.row_bytes(5), encoding.codebook_bytes(5)
+    assert "2 000 + {1} bytes".format(*sizes) in spec
+    assert sizes[0] == 2000
 
 
 def test_the_corpus_is_what_its_maker_makes():

@@ -18,7 +18,7 @@ INVALID = cases("invalid")
 # codes whose rule is on one value of our attributes, which a schema can state
 IN_SCHEMA = {"digest", "provenance", "rows-range", "dim-range", "pruned", "source-dtype", "mode"}
 IN_SCHEMA |= {"tiers", "encoding-unknown", "scale-dtype", "scale-exponent-range", "version-newer"}
-IN_SCHEMA |= {"version"}
+IN_SCHEMA |= {"version", "sub", "entries-range", "codebook-dtype"}
 BETWEEN_VALUES = {"pruned.tiers"}
 
 

@@ -9,7 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from goldens.stores import table, values, write
+from sharkstore.format.layout import array_spec
+from sharkstore.format.zarr3 import array_document
 from sharkstore.plan.model import FieldPlan, Plan
 
 Document = dict[str, Any]
@@ -102,11 +106,29 @@ def _many_chunks(rows: int, chunk: int) -> Callable[[Document], None]:
     return change
 
 
+def _codebook(*change: Any) -> Callable[[Document], None]:
+    """The second tier as one of a codebook, and what of its documents is then set."""
+
+    def to_codebook(document: Document) -> None:
+        nodes = document["consolidated_metadata"]["metadata"]
+        tiers = nodes["tables/t"]["attributes"]["sharkstore"]["tiers"]
+        rows = tiers[1]["rows"]
+        book = {"sub": 4, "entries": 3, "codebook_dtype": "float16"}
+        tiers[1] = {"encoding": "pq", "rows": rows} | book
+        nodes["tables/t/1"] = array_document(array_spec("", (rows, 1), np.dtype("u1")))
+        nodes["tables/t/1.codebook"] = array_document(array_spec("", (1, 3, 4), np.dtype("<f2")))
+        if change:
+            _set(*change)(document)
+
+    return to_codebook
+
+
 ROOT = ("attributes", "sharkstore")
 NODES = ("consolidated_metadata", "metadata")
 OURS = (*NODES, "tables/t", "attributes", "sharkstore")
 ARRAY = (*NODES, "tables/t/0")
 TIER = (*OURS, "tiers", 1)
+BOOK = (*NODES, "tables/t/1.codebook")
 
 CASES: dict[str, Callable[[Document], None]] = {
     "zarr-format": _set("zarr_format", 2),
@@ -153,14 +175,23 @@ CASES: dict[str, Callable[[Document], None]] = {
     "scale-dtype": _set(*TIER, "scale_dtype", "bfloat16"),
     "scale-exponent-range": _set(*TIER, "scale_exponent", 127),
     "scale-exponent-range.affine": _set(*TIER, "mode", "affine"),
+    "sub": _codebook(*TIER, "sub", 3),
+    "sub.text": _codebook(*TIER, "sub", "4"),
+    "entries-range": _codebook(*TIER, "entries", 257),
+    "entries-range.zero": _codebook(*TIER, "entries", 0),
+    "codebook-dtype": _codebook(*TIER, "codebook_dtype", "bfloat16"),
     "rowmap-unexpected": _one_tier_with_row_map,
     "array-missing": _delete(*ARRAY),
     "array-missing.rowmap": _delete(*NODES, "tables/t/rowmap"),
     "array-missing.group": _set(*ARRAY, "node_type", "group"),
+    "array-missing.codebook": _codebook(*BOOK, "node_type", "group"),
     "array-shape": _set(*ARRAY, "shape", [1, 5]),
     "array-shape.negative": _set(*ARRAY, "shape", [-1, 4]),
+    "array-shape.codebook": _codebook(*BOOK, "shape", [1, 256, 4]),
+    "array-shape.codes": _codebook(*NODES, "tables/t/1", "shape", [2, 4]),
     "array-shape.dense": _set(*NODES, "dense/w", "shape", [2**40, 2**40]),
     "array-dtype": _set(*ARRAY, "data_type", "float64"),
+    "array-dtype.codebook": _codebook(*BOOK, "data_type", "float32"),
     "array-codecs": _set(*ARRAY, "codecs", [{"name": "bytes"}, {"name": "gzip"}]),
     "array-codecs.big": _set(*ARRAY, "codecs", 0, "configuration", {"endian": "big"}),
     "array-codecs.transformer": _set(*ARRAY, "storage_transformers", [{"name": "shift"}]),

@@ -25,6 +25,9 @@ def make(top: Path) -> None:
         encoding = parse_encoding(name)
         cases = [_encoded(what, encoding, rows) for what, rows in _inputs().items()]
         (top / f"{name}.json").write_text(json.dumps(cases, indent=1) + "\n")
+    (top / "pq.json").write_text(
+        json.dumps([_with_codebook(*one) for one in BOOKS], indent=1) + "\n"
+    )
     (top / "rowmap.json").write_text(json.dumps(_rowmaps(), indent=1) + "\n")
     (top / "bags.json").write_text(json.dumps(_bags(), indent=1) + "\n")
 
@@ -62,6 +65,69 @@ def _encoded(what: str, encoding: Encoding, rows: F32) -> dict[str, Any]:
         "stored": [row.tobytes().hex() for row in stored],
         "decoded": _hex(decoded),
     }
+
+
+# what a case tells, its encoding, dim, and size and middle of its codebook's values
+BOOKS = (
+    ("ordinary", "pq4.16", 16, 1.0, 0.0),
+    ("256 entries", "pq4", 4, 1.0, 0.0),
+    ("two values a code", "pq2.9", 8, 1.0, 0.0),
+    ("eight values a code", "pq8.5", 16, 1.0, 0.0),
+    ("odd dim", "pq4.7", 7, 1.0, 0.0),
+    ("one value", "pq2.3", 1, 1.0, 0.0),
+    ("fewer values than a code has", "pq8.6.f32", 5, 1.0, 0.0),
+    ("a last block of one value", "pq8.4.f32", 17, 1.0, 0.0),
+    ("one entry", "pq4.1", 6, 1.0, 0.0),
+    ("float32 entries", "pq2.12.f32", 4, 1.0, 0.0),
+    ("far from zero", "pq4.12", 8, 1.0, 500.0),
+    ("tiny entries", "pq4.8", 8, 1.0e-7, 0.0),
+)
+PAST = 5  # rows of codes that need not have come from an encoder
+
+
+def _with_codebook(what: str, name: str, dim: int, size: float, middle: float) -> dict[str, Any]:
+    """Rows near entries, their codes; then rows of any codes."""
+    encoding = parse_encoding(name)
+    seed = 80 + 10 * dim + encoding.sub
+    blocks, entries, sub = shape = encoding.codebook_shape(dim)
+    book = (values(seed, *shape) * np.float32(size) + np.float32(middle)).astype(
+        encoding.book_dtype
+    )
+    book[:, -1] = book[:, 0]  # of equal ones the first is taken
+    book.reshape(blocks, -1)[-1].reshape(entries, sub)[:, dim - (blocks - 1) * sub :] = 0
+    rows = (values(seed + 1, 6, dim) * np.float32(size) + np.float32(middle)).astype(np.float32)
+    rows[0] = book[:, 0].reshape(-1)[:dim]
+    any_codes = np.random.Generator(np.random.PCG64(seed)).integers(0, 256, (PAST, blocks))
+    stored = np.concatenate([_nearest(book, rows), any_codes.astype(np.uint8)])
+    return {
+        "what": what,
+        "encoding": name,
+        "dim": dim,
+        "codebook": [block.tobytes().hex() for block in book],
+        "rows": _hex(rows),
+        "stored": [row.tobytes().hex() for row in stored],
+        "decoded": _hex(kernels.decode_rows(encoding, stored, dim, book)),
+    }
+
+
+def _nearest(book: NDArray[Any], rows: F32) -> NDArray[np.uint8]:
+    """Codes of rows, uint8 (n, blocks), as the specification says, without a metric."""
+    blocks, entries, sub = book.shape
+    centred = book.astype(np.float32)
+    center = np.zeros((blocks, sub), np.float32)
+    for k in range(entries):
+        center += centred[:, k]
+    center /= np.float32(entries)
+    centred -= center[:, None]
+    away = np.zeros((len(rows), blocks * sub), np.float32)
+    away[:, : rows.shape[1]] = rows - center.reshape(-1)[: rows.shape[1]]
+    score = np.zeros((blocks, entries), np.float32)
+    for d in range(sub):
+        score += centred[:, :, d] * centred[:, :, d]
+    score = np.float32(0.5) * score + np.zeros((len(rows), 1, 1), np.float32)
+    for d in range(sub):
+        score -= away.reshape(-1, blocks, sub)[:, :, d, None] * centred[:, :, d]
+    return score.argmin(axis=2).astype(np.uint8)
 
 
 def _rowmaps() -> list[dict[str, Any]]:
