@@ -5,8 +5,11 @@ import io
 import json
 
 import pytest
-from strategies import SAMPLE
+from handmade import write_view
+from strategies import INT8, SAMPLE
+from views import make_view
 
+from sharkstore.encodings import parse_encoding
 from sharkstore.report import describe
 
 TABLES = [name for name in SAMPLE if name.startswith("emb")]
@@ -32,6 +35,17 @@ def test_every_table_and_the_total_are_shown(shark, sample):
 
 def test_bytes_on_disk_are_those_of_all_files(shark, sample):
     assert f"{describe(str(sample))['disk_bytes']:,} bytes" in shark("inspect", sample).err
+
+
+def test_codebooks_are_parts_of_a_table(shark, tmp_path):
+    view = make_view([INT8, parse_encoding("pq4.9")], 100, 6)
+    store = write_view(tmp_path / "model.shark", view)
+    bytes_ = 2 * 9 * 4 * 2
+    (line,) = [one for one in shark("inspect", store).out.splitlines() if "codebook" in one]
+    assert line.split()[:3] == ["pq4.9", "codebook", str(bytes_)]
+    rows = list(csv.reader(io.StringIO(shark("inspect", store, "--format", "csv").out)))
+    assert [row[1] for row in rows[1:]] == ["int8", "pq4.9", "pq4.9 codebook", "row map"]
+    assert sum(int(row[4]) for row in rows[1:]) == describe(str(store))["nbytes"]
 
 
 def test_quiet_leaves_the_table_alone(shark, sample):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies import (
     AFFINE,
     AFFINE8,
+    BOOKED,
     CONSTANT,
     F16,
     F32,
@@ -20,6 +21,8 @@ from strategies import (
     decode_slowly,
     kinds_of_rows,
     memory_table,
+    random_codebook,
+    random_codes,
     random_rows,
 )
 
@@ -94,6 +97,19 @@ def test_decoder_equals_plain_python_on_random_bytes(encoding, dim):
         got = kernels.decode_rows(encoding, stored, dim)
     slow = [decode_slowly(encoding, row.tobytes(), dim) for row in stored]
     expected = np.array(slow, np.float64).astype(np.float32)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    assert_same_bits(np.nan_to_num(got), np.nan_to_num(expected))
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("encoding", BOOKED, ids=str)
+def test_decoder_of_codes_equals_plain_python_on_random_bytes(encoding, dim):
+    rng = np.random.default_rng(dim)
+    book = random_codebook(encoding, dim, rng, wild=True)
+    codes = random_codes(encoding, 40, dim, rng, wild=True)
+    with np.errstate(all="ignore"):  # random entries may be NaN or infinite
+        got = kernels.decode_rows(encoding, codes, dim, book)
+    expected = np.array([decode_slowly(encoding, row, dim, book) for row in codes], np.float32)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
     assert_same_bits(np.nan_to_num(got), np.nan_to_num(expected))
 
