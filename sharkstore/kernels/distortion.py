@@ -60,7 +60,8 @@ def _rooted(off: F32, root: F32 | None, i: int) -> F32:
     if root is None:
         return off[:, i]
     if root.ndim == 1:
-        return root[i] * off[:, i]
+        scaled: F32 = root[i] * off[:, i]
+        return scaled
     total = np.zeros(len(off), np.float32)
     for j in range(i, off.shape[1]):
         total += root[j, i] * off[:, j]

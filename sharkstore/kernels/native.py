@@ -193,8 +193,8 @@ def distortions(
     if encoding.name == "constant" and stand_in is None:
         raise ValueError("constant without the row that is served")
     kind, exponent = _kind(encoding), encoding.scale_exponent
-    rows, root, stand_in = (_floats(one) for one in (rows, root, stand_in))
-    _native.distort(kind, exponent, _parts(codebook), rows, root, stand_in, out)
+    served = _floats(stand_in) if encoding.name == "constant" else None
+    _native.distort(kind, exponent, _parts(codebook), _floats(rows), _floats(root), served, out)
     return out
 
 

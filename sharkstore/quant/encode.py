@@ -15,6 +15,10 @@ FLOAT16_OVERFLOW = 65520.0
 # with a scale rounded up, or over the twofold range of an affine row, float32 still holds these
 AFFINE_OVERFLOW = 2.0**126
 SYMMETRIC_OVERFLOW = 2.0**127
+# squares of these, in a metric, are neither infinite nor without bits in float32: codes are chosen
+# by them
+SQUARED_OVERFLOW = 2.0**50
+SQUARED_FAINT = 2.0**-50
 
 
 def fitted(encoding: Encoding, largest: float) -> Encoding:
@@ -32,6 +36,8 @@ def fitted(encoding: Encoding, largest: float) -> Encoding:
 
 def overflow(encoding: Encoding) -> float:
     """Least absolute value that the encoding can't hold; infinity if it holds all."""
+    if encoding.name == "pq":
+        return FLOAT16_OVERFLOW if encoding.codebook_dtype == "float16" else SQUARED_OVERFLOW
     affine = encoding.packed and encoding.mode == "affine"
     if encoding.name == "f16" or (affine and encoding.scale_dtype == "float16"):
         return FLOAT16_OVERFLOW
@@ -47,6 +53,8 @@ def faint(encoding: Encoding, kept_bits: int = 5) -> float:
     """
     if encoding.name in ("f32", "constant"):
         return 0.0
+    if encoding.name == "pq" and encoding.codebook_dtype == "float32":
+        return SQUARED_FAINT
     # the least subnormal number, as a scale or as a value
     least = 2.0**-149 if encoding.packed and encoding.scale_dtype == "float32" else 2.0**-24
     steps = _steps(encoding) if encoding.packed else 1
