@@ -53,7 +53,7 @@ class Codebook:
         blocks, count, sub = entries.shape
         inner = None if metric is None else metric_blocks(metric, blocks, sub)
         with np.errstate(all="ignore"):
-            values = np.ascontiguousarray(entries, np.float32)
+            values = np.require(entries, np.float32, ["C", "A"])
             center = np.zeros((blocks, sub), np.float32)
             for k in range(count):
                 center += values[:, k]

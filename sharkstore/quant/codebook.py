@@ -195,7 +195,8 @@ def _drawn(chances: F32, count: int, rng: np.random.Generator) -> I64:
     found: I64 = np.empty((len(chances), count), np.int64)
     for b, end in enumerate(ends):
         found[b] = np.searchsorted(end, places[b], side="right")
-    return np.minimum(found, chances.shape[1] - 1, out=found)
+    last: I64 = np.minimum(found, chances.shape[1] - 1)
+    return last
 
 
 def _nearer(points: F32, tried: I64, closest: F32 | None) -> F32:

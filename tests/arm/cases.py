@@ -9,6 +9,8 @@ blob is its length in bytes and those bytes:
     E  rows to encode: values, encoding, the bytes expected
     P  the same for a part of one tier: row map, tier, how many to skip and to give
     M  rows to measure: values, row map, which tiers by range, the sizes expected
+    D  rows to tell how far they are from what is served: values, encoding, codebook, root, the row
+       that is served for all, the bytes and the distances expected
 """
 
 import struct
@@ -20,8 +22,8 @@ from strategies import ROW_BY_ROW
 from views import TIERS, expected_bags, make_view, some_ids, what_is_outside
 
 from sharkstore import kernels
-from sharkstore.encodings import Encoding
-from sharkstore.kernels import reference
+from sharkstore.encodings import SPELLED, Encoding
+from sharkstore.kernels import Codebook, distortion, pq, reference
 from sharkstore.kernels.native import KINDS, PQ_KINDS
 from sharkstore.kernels.rowmap import build_rowmap
 
@@ -108,6 +110,20 @@ class Cases:
         self.blob(rows)
         self.blob(build_rowmap(tiers, planes))
         self.blob(reference.encode_rows(encoding, chosen) if len(chosen) else None)
+
+    def distort(self, encoding, rows, root, book, stand_in):
+        stored, parts = None, [None] * 4
+        if book is not None:
+            stored, parts = (
+                pq.encode(book, rows),
+                [book.terms, book.center, book.metric, book.values],
+            )
+        self.begin("D", f"{encoding} dim {rows.shape[1]} root {np.ndim(root)}")
+        self.numbers(kind_of(encoding), encoding.scale_exponent, *rows.shape)
+        self.numbers(encoding.entries, np.ndim(root))
+        for one in (rows, *parts, root, stand_in, stored):
+            self.blob(one)
+        self.blob(distortion.distortions(encoding, rows, root, book, stand_in))
 
     def measure(self, rows, tiers, planes, ranged):
         largest, sizes = np.zeros(8, np.float32), np.zeros((8, EXPONENTS), np.uint32)
@@ -220,6 +236,21 @@ def add_encodings(cases, rng):
                     cases.encode("between codes", exact, between_codes(exact, rows, rng))
 
 
+def add_distortions(cases, rng):
+    for encoding in SPELLED[1:]:
+        for dim in (1, 4, 7, 16, 33, 100):
+            rows = rng.normal(size=(37, dim)).astype(np.float32)
+            rows[3], rows[4], rows[5] = 0, rows[4, :1], 3e38
+            root = np.tril(rng.normal(size=(dim, dim))).astype(np.float32)
+            book, stand_in = None, rows[0] if encoding.name == "constant" else None
+            if encoding.name == "pq":
+                entries = rng.normal(size=encoding.codebook_shape(dim))
+                entries = entries.astype(encoding.book_dtype)
+                book = Codebook.of(entries, root @ root.T if dim != 16 else None, dim)
+            for one in (None, root[-1], root):
+                cases.distort(encoding, rows, one, book, stand_in)
+
+
 def add_parts_and_sizes(cases, rng):
     for dim in DIMS:
         rows = rng.normal(size=(170, dim)) * 10.0 ** rng.integers(-30, 30, (170, 1))
@@ -247,6 +278,7 @@ def main(path):
         add_forged(cases, rng)
         add_encodings(cases, rng)
         add_parts_and_sizes(cases, rng)
+        add_distortions(cases, rng)
 
 
 if __name__ == "__main__":

@@ -241,6 +241,40 @@ void run_measure(Reader& from, const std::string& what) {
   }
 }
 
+void run_distort(Reader& from, const std::string& what) {
+  Code code{};
+  code.kind = static_cast<Kind>(from.number());
+  const int exponent = static_cast<int>(from.number());
+  code.up = std::ldexp(1.0f, exponent);
+  code.down = std::ldexp(1.0f, -exponent);
+  const std::int64_t count = from.number();
+  const int dim = static_cast<int>(from.number());
+  Book book{};
+  book.entries = static_cast<int>(from.number());
+  Gauge gauge;
+  gauge.diagonal = from.number() == 1;
+  const Blob rows = from.blob(), terms = from.blob(), center = from.blob(), metric = from.blob();
+  const Blob values = from.blob(), root = from.blob(), stand_in = from.blob();
+  const Blob stored = from.blob(), expected = from.blob();
+  book.terms = terms->as<float>();
+  book.center = center->as<float>();
+  book.metric = metric->as_or_null<float>();
+  book.values = values->as<float>();
+  code.book = &book;
+  gauge.root = root->as_or_null<float>();
+  gauge.stand_in = stand_in->as_or_null<float>();
+  const Source source{rows->as<float>(), nullptr, count, dim};
+  for (const Backend* one : usable_backends()) {
+    const Guarded codes(stored->bytes()), out(expected->bytes());
+    if (stored->bytes()) one->encode(code, source, codes.as<std::uint8_t>());
+    if (std::memcmp(codes.as<char>(), stored->as<char>(), stored->bytes()) != 0)
+      fail(what + " " + one->name + ": other bytes");
+    one->distort(code, source, gauge, out.as<float>());
+    if (std::memcmp(out.as<char>(), expected->as<char>(), expected->bytes()) != 0)
+      fail(what + " " + one->name + ": other distances");
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -266,6 +300,8 @@ int main(int count, char** arguments) {
       run_encode_tier(from, name);
     } else if (kind == 'M') {
       run_measure(from, name);
+    } else if (kind == 'D') {
+      run_distort(from, name);
     } else {
       fail(std::string("a case of unknown kind ") + kind);
     }
