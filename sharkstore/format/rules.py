@@ -1,6 +1,6 @@
-"""A broken rule, the state of a check, and the rules that hold for every array.
+"""A broken rule, the state of a check, and the rules on the entry of a tier and on every array.
 
-Spec: "Arrays and chunk files".
+Spec: "Table attributes", "Arrays and chunk files".
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from sharkstore.encodings import MOST_ENTRIES, NAMES, SCALE_DTYPES, SUBS, Encoding
 from sharkstore.format import layout
 from sharkstore.format.layout import ArraySpec
 from sharkstore.format.zarr3 import CHUNK_KEYS, DTYPES, array_document, codecs_fit
@@ -25,6 +26,7 @@ JSON_TYPES = {
 }
 
 MAX_AXES = 32
+EXPONENTS = range(-126, 127)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,3 +169,53 @@ def _sized(state: Check, sized: ArraySpec) -> ArraySpec | None:
     elif chunks > layout.MAX_CHUNKS:
         state.say("chunk-count", sized.path, f"{chunks} chunks, more than {layout.MAX_CHUNKS}")
     return sized
+
+
+def check_tier(state: Check, where: str, entry: object) -> tuple[int | None, Encoding | None]:
+    """Rows and encoding of a tier's entry in the table's attributes; None for what is wrong."""
+    if not isinstance(entry, dict):
+        state.say("tiers", where, "a tier must be an object")
+        return None, None
+    rows = state.count(entry, "rows", where, range(layout.MAX_ROWS + 1))
+    name = entry.get("encoding")
+    if name not in NAMES:
+        message = f"encoding {name!r:.80} is not one of {', '.join(NAMES)}: upgrade sharkstore"
+        state.say("encoding-unknown", where, message)
+        return rows, None
+    if name == "pq":
+        return rows, _with_codebook(state, where, entry)
+    if not Encoding(name).packed:
+        return rows, Encoding(name)
+    return rows, _packed(state, where, entry, name)
+
+
+def _packed(state: Check, where: str, entry: Mapping[str, Any], name: str) -> Encoding | None:
+    """The encoding of a packed tier, if its members are in range."""
+    mode, scale = entry.get("mode"), entry.get("scale_dtype")
+    if mode not in ("symmetric", "affine"):
+        state.say("mode", where, f"mode {mode!r:.80} is neither 'symmetric' nor 'affine'")
+        return None
+    if scale not in tuple(SCALE_DTYPES):
+        state.say("scale-dtype", where, f"{scale!r:.80} is neither 'float16' nor 'float32'")
+        return None
+    exponent = state.count(entry, "scale_exponent", where, EXPONENTS)
+    if exponent and (mode == "affine" or scale == "float32"):
+        message = "only symmetric tiers with float16 scales have an exponent other than 0"
+        state.say("scale-exponent-range", where, message)
+        return None
+    return None if exponent is None else Encoding(name, mode, scale, exponent)
+
+
+def _with_codebook(state: Check, where: str, entry: Mapping[str, Any]) -> Encoding | None:
+    """The encoding of a pq tier, if its members are in range."""
+    sub, dtype = entry.get("sub"), entry.get("codebook_dtype")
+    if type(sub) is not int or sub not in SUBS:
+        state.say("sub", where, f"sub {sub!r:.80} is none of {', '.join(map(str, SUBS))}")
+        return None
+    entries = state.count(entry, "entries", where, range(1, MOST_ENTRIES + 1))
+    if dtype not in tuple(SCALE_DTYPES):
+        state.say("codebook-dtype", where, f"{dtype!r:.80} is neither 'float16' nor 'float32'")
+        return None
+    if entries is None:
+        return None
+    return Encoding("pq", sub=sub, entries=entries, codebook_dtype=dtype)

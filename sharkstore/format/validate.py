@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from sharkstore.encodings import MOST_ENTRIES, NAMES, SCALE_DTYPES, SUBS, Encoding
 from sharkstore.errors import FormatError, VersionError
 from sharkstore.format import layout, version
 from sharkstore.format.layout import ArraySpec
@@ -27,10 +26,8 @@ from sharkstore.format.metadata import (
     TableMetadata,
     TierMetadata,
 )
-from sharkstore.format.rules import Check, Problem, check_array, is_shape
+from sharkstore.format.rules import Check, Problem, check_array, check_tier, is_shape
 from sharkstore.format.zarr3 import DTYPES
-
-EXPONENTS = range(-126, 127)
 
 
 def parse(document: object, where: str) -> StoreMetadata:
@@ -175,7 +172,7 @@ def _tiers(
     tiers = []
     for index, entry in enumerate(entries):
         where = f"{path}/{index}"
-        count, encoding = _tier_entry(state, where, entry)
+        count, encoding = check_tier(state, where, entry)
         if count is None or encoding is None:
             return ()
         array = check_array(state, where, encoding.array_shape(count, dim), encoding.array_dtype)
@@ -189,50 +186,6 @@ def _tiers(
         told = sum(tier.rows for tier in tiers)
         state.say("tier-rows-sum", path, f"tiers have {told} rows in all, the table {rows}")
     return tuple(tiers)
-
-
-def _tier_entry(state: Check, where: str, entry: object) -> tuple[int | None, Encoding | None]:
-    if not isinstance(entry, dict):
-        state.say("tiers", where, "a tier must be an object")
-        return None, None
-    rows = state.count(entry, "rows", where, range(layout.MAX_ROWS + 1))
-    name = entry.get("encoding")
-    if name not in NAMES:
-        message = f"encoding {name!r:.80} is not one of {', '.join(NAMES)}: upgrade sharkstore"
-        state.say("encoding-unknown", where, message)
-        return rows, None
-    if name == "pq":
-        return rows, _codes_of_a_book(state, where, entry)
-    if not Encoding(name).packed:
-        return rows, Encoding(name)
-    mode, scale = entry.get("mode"), entry.get("scale_dtype")
-    if mode not in ("symmetric", "affine"):
-        state.say("mode", where, f"mode {mode!r:.80} is neither 'symmetric' nor 'affine'")
-        return rows, None
-    if scale not in tuple(SCALE_DTYPES):
-        state.say("scale-dtype", where, f"{scale!r:.80} is neither 'float16' nor 'float32'")
-        return rows, None
-    exponent = state.count(entry, "scale_exponent", where, EXPONENTS)
-    if exponent and (mode == "affine" or scale == "float32"):
-        message = "only symmetric tiers with float16 scales have an exponent other than 0"
-        state.say("scale-exponent-range", where, message)
-        return rows, None
-    return rows, None if exponent is None else Encoding(name, mode, scale, exponent)
-
-
-def _codes_of_a_book(state: Check, where: str, entry: Mapping[str, Any]) -> Encoding | None:
-    """The encoding of a pq tier, if its members are in range."""
-    sub, dtype = entry.get("sub"), entry.get("codebook_dtype")
-    if type(sub) is not int or sub not in SUBS:
-        state.say("sub", where, f"sub {sub!r:.80} is none of {', '.join(map(str, SUBS))}")
-        return None
-    entries = state.count(entry, "entries", where, range(1, MOST_ENTRIES + 1))
-    if dtype not in tuple(SCALE_DTYPES):
-        state.say("codebook-dtype", where, f"{dtype!r:.80} is neither 'float16' nor 'float32'")
-        return None
-    if entries is None:
-        return None
-    return Encoding("pq", sub=sub, entries=entries, codebook_dtype=dtype)
 
 
 def _rowmap(state: Check, path: str, rows: int, tiers: int) -> ArraySpec | None:

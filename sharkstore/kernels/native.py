@@ -22,8 +22,9 @@ from sharkstore.encodings import (
 )
 from sharkstore.errors import ArgumentError
 from sharkstore.kernels import _native
+from sharkstore.kernels.codebooks import full_codebook
 from sharkstore.kernels.pq import Codebook
-from sharkstore.kernels.reference import I64, TableView, Tier, full_codebook
+from sharkstore.kernels.reference import I64, TableView, Tier
 from sharkstore.kernels.scales import F32, U8
 
 VARIABLE = "SHARKSTORE_KERNEL"

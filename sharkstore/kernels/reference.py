@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.encodings import FLOAT_DTYPES, MOST_ENTRIES, SCALE_DTYPES, Encoding
+from sharkstore.encodings import FLOAT_DTYPES, SCALE_DTYPES, Encoding
+from sharkstore.kernels.codebooks import decode_codes
 from sharkstore.kernels.lowbits import fit_rows, pack_codes, unpack_codes
 from sharkstore.kernels.rowmap import BLOCK_PLANES, rowmap_counters
 from sharkstore.kernels.scales import F32, U8, Stored, pack, positive, store_scales, true_scales
@@ -129,7 +130,7 @@ def decode_rows(encoding: Encoding, stored: U8, dim: int, codebook: Stored | Non
     stored = np.ascontiguousarray(stored)
     if encoding.name == "pq":
         assert codebook is not None
-        return _decode_pq(stored, dim, codebook)
+        return decode_codes(stored, dim, codebook)
     if not encoding.packed:
         dtype = FLOAT_DTYPES.get(encoding.name, FLOAT_DTYPES["f32"])
         values: F32 = stored.view(dtype).reshape(len(stored), dim).astype(np.float32, copy=False)
@@ -140,29 +141,6 @@ def decode_rows(encoding: Encoding, stored: U8, dim: int, codebook: Stored | Non
     with np.errstate(all="ignore"):
         values = _stored_codes(encoding, stored[:, header:], dim) * step
         return values if encoding.mode == "symmetric" else values + head[:, 1:].astype(np.float32)
-
-
-def _decode_pq(codes: U8, dim: int, codebook: Stored) -> F32:
-    blocks, _, sub = codebook.shape
-    chosen = full_codebook(codebook)[np.arange(blocks), codes].astype(np.float32)
-    return np.ascontiguousarray(chosen.reshape(len(codes), blocks * sub)[:, :dim])
-
-
-def full_codebook(codebook: Stored) -> Stored:
-    """A codebook with an entry for every byte: zeros behind its own.
-
-    Args:
-        codebook: float16 or float32 (blocks, entries, sub).
-
-    Returns:
-        (blocks, 256, sub): the codebook itself if it has as many entries.
-    """
-    blocks, entries, sub = codebook.shape
-    if entries == MOST_ENTRIES:
-        return codebook
-    full = np.zeros((blocks, MOST_ENTRIES, sub), codebook.dtype)
-    full[:, :entries] = codebook
-    return full
 
 
 def _stored_codes(encoding: Encoding, stored: U8, dim: int) -> F32:

@@ -24,6 +24,7 @@ from views import TIERS, expected_bags, make_view, some_ids, what_is_outside
 from sharkstore import kernels
 from sharkstore.encodings import SPELLED, Encoding
 from sharkstore.kernels import Codebook, distortion, pq, reference
+from sharkstore.kernels.codebooks import full_codebook
 from sharkstore.kernels.native import KINDS, PQ_KINDS
 from sharkstore.kernels.rowmap import build_rowmap
 
@@ -65,7 +66,7 @@ class Cases:
             encoding = tier.encoding
             self.numbers(kind_of(encoding), tier.rows, -encoding.scale_exponent, len(tier.data))
             self.blob(tier.data.reshape(-1) if tier.data.size else None)
-            self.blob(None if tier.codebook is None else reference.full_codebook(tier.codebook))
+            self.blob(None if tier.codebook is None else full_codebook(tier.codebook))
         self.blob(None if view.rowmap is None or not view.rowmap.size else view.rowmap)
         self.blob(view.default)
 

@@ -16,6 +16,7 @@ from sharkstore import kernels
 from sharkstore.encodings import parse_encoding
 from sharkstore.errors import CorruptStoreError, FormatError
 from sharkstore.kernels import reference
+from sharkstore.kernels.codebooks import full_codebook
 from sharkstore.report import describe, verify
 
 PQ4, FEW = parse_encoding("pq4"), parse_encoding("pq8.5.f32")
@@ -61,8 +62,8 @@ def test_a_whole_codebook_is_read_where_it_is_mapped(path):
     """So that processes share it; one of fewer entries is filled up in memory."""
     with sharkstore.open(path) as store:
         whole, few = (tier for tier in store["emb"]._view.tiers if tier.codebook is not None)
-        assert np.shares_memory(reference.full_codebook(whole.codebook), whole.codebook)
-        assert not np.shares_memory(reference.full_codebook(few.codebook), few.codebook)
+        assert np.shares_memory(full_codebook(whole.codebook), whole.codebook)
+        assert not np.shares_memory(full_codebook(few.codebook), few.codebook)
         assert not whole.codebook.flags.writeable
 
 

@@ -127,7 +127,8 @@ def _nearest(book: NDArray[Any], rows: F32) -> NDArray[np.uint8]:
     score = np.float32(0.5) * score + np.zeros((len(rows), 1, 1), np.float32)
     for d in range(sub):
         score -= away.reshape(-1, blocks, sub)[:, :, d, None] * centred[:, :, d]
-    return score.argmin(axis=2).astype(np.uint8)
+    codes: NDArray[np.uint8] = score.argmin(axis=2).astype(np.uint8)
+    return codes
 
 
 def _rowmaps() -> list[dict[str, Any]]:
