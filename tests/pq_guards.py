@@ -12,39 +12,45 @@ from strategies import random_rows
 
 from sharkstore import kernels
 from sharkstore.encodings import SPELLED
-from sharkstore.kernels import Codebook, distortion, pq
+from sharkstore.kernels import Codebook, Factor, distortion, pq
 
 DIMS = [1, 3, 7, 8, 9, 16, 17, 33, 64]
-PARTS = ["values", "center", "terms", "metric"]
+PARTS = ["values", "center", "terms", "order"]
 
 
-def guarded_book(encoding, dim, rng, *, at_front):
+def in_guards(one, parts, *, at_front):
+    return replace(one, **{part: guarded(getattr(one, part), at_front=at_front) for part in parts})
+
+
+def guarded_book(encoding, dim, rng, factor, *, at_front):
     entries = rng.normal(size=encoding.codebook_shape(dim)).astype(encoding.book_dtype)
-    book = Codebook.of(entries, np.eye(dim, dtype=np.float32), dim)
-    return replace(
-        book, **{part: guarded(getattr(book, part), at_front=at_front) for part in PARTS}
-    )
+    book = Codebook.of(entries, dim, factor)
+    return in_guards(book, PARTS if factor is None else [*PARTS, "root"], at_front=at_front)
 
 
 def check(encoding, dim, count, rng, *, at_front):
     def held(array):
         return guarded(array, at_front=at_front)
 
-    rows = held(random_rows(count, dim, seed=count))
-    root = held(np.tril(random_rows(dim, dim)))
-    stand_in = held(random_rows(1, dim)[0])
-    book = None
-    if encoding.name == "pq":
-        book = guarded_book(encoding, dim, rng, at_front=at_front)
-        out = held(np.zeros((count, encoding.row_bytes(dim)), np.uint8))
-        kernels.encode_rows(encoding, rows, out, book)
-        np.testing.assert_array_equal(out, pq.encode(book, rows))
+    rows, stand_in = held(random_rows(count, dim, seed=count)), held(random_rows(1, dim)[0])
     served = stand_in if encoding.name == "constant" else None
-    for one in (None, root, held(root[-1])):
+    order, root = np.arange(dim), np.triu(random_rows(dim, dim))
+    whole = in_guards(
+        Factor.of(order, root, encoding.sub or 1), ["order", "feed", "diagonal"], at_front=at_front
+    )
+    diagonal = Factor.of(order, root[0], encoding.sub or 1)
+    for factor in (None, whole, in_guards(diagonal, ["order", "diagonal"], at_front=at_front)):
+        book = None
+        if encoding.name == "pq":
+            book = guarded_book(encoding, dim, rng, factor, at_front=at_front)
+        out = held(np.zeros((count, encoding.row_bytes(dim)), np.uint8))
+        kernels.encode_rows(encoding, rows, out, book, factor)
         far = held(np.zeros(count, np.float32))
-        kernels.distortions(encoding, rows, one, book, served, far)
-        expected = distortion.distortions(encoding, rows, one, book, served)
+        kernels.distortions(encoding, rows, factor, book, served, far)
+        expected = distortion.distortions(encoding, rows, factor, book, served)
         np.testing.assert_array_equal(far, expected)
+        if book:
+            np.testing.assert_array_equal(out, pq.encode(book, rows))
 
 
 if __name__ == "__main__":

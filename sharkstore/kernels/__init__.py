@@ -8,6 +8,7 @@ except ImportError as error:
         "package with `pip install .` from its root (it needs a C++17 compiler)."
     )
     raise
+from sharkstore.kernels.factor import Factor
 from sharkstore.kernels.native import (
     POOLS,
     backend,
@@ -33,6 +34,7 @@ from sharkstore.kernels.scales import scale_exponent
 __all__ = [
     "POOLS",
     "Codebook",
+    "Factor",
     "SlotError",
     "TableView",
     "Tier",

@@ -9,22 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from sharkstore.encodings import Encoding
-from sharkstore.kernels import pq, reference
+from sharkstore.kernels import pq, reference, rounding
+from sharkstore.kernels.factor import Factor
 from sharkstore.kernels.scales import F32
 
 
 def distortions(
     encoding: Encoding,
     rows: F32,
-    root: F32 | None = None,
+    factor: Factor | None = None,
     codebook: pq.Codebook | None = None,
     stand_in: F32 | None = None,
 ) -> F32:
-    """Squared distances in the metric L Lᵀ.
+    """Squared distances.
 
     Args:
         rows: float32 (n, dim), finite.
-        root: L, float32 (dim, dim), lower triangular, or its diagonal (dim,); None: identity.
+        factor: of the metric; codes are rounded in it. None: identity. pq has it from its
+            codebook.
         codebook: of pq.
         stand_in: of `constant`: the row served for all, float32 (dim,).
 
@@ -34,12 +36,28 @@ def distortions(
     if encoding.name == "f32":
         return np.zeros(len(rows), np.float32)
     with np.errstate(all="ignore"):
-        off = rows - _served(encoding, rows, codebook, stand_in)
-        total = np.zeros(len(rows), np.float32)
-        for i in range(rows.shape[1]):
-            one = _rooted(off, root, i)
-            total += one * one
+        total = _squared(encoding, rows, factor, codebook, stand_in)
     return np.where(np.isfinite(total), total, np.float32(np.inf))
+
+
+def _squared(
+    encoding: Encoding,
+    rows: F32,
+    factor: Factor | None,
+    codebook: pq.Codebook | None,
+    stand_in: F32 | None,
+) -> F32:
+    if codebook is not None and codebook.root is not None:
+        return pq.encode_measured(codebook, rows)[1]
+    if factor is not None and encoding.packed:
+        return rounding.encode(encoding, rows, factor)[1]
+    served = _served(encoding, rows, codebook, stand_in)
+    if factor is not None:
+        return rounding.squared(rows, factor, lambda dim, _: served[:, dim])
+    total = np.zeros(len(rows), np.float32)
+    for off in (rows - served).T:
+        total += off * off
+    return total
 
 
 def _served(
@@ -48,21 +66,8 @@ def _served(
     dim = rows.shape[1]
     if encoding.name == "constant":
         assert stand_in is not None
-        return stand_in
+        return np.broadcast_to(stand_in, rows.shape)
     if encoding.name == "pq":
         assert codebook is not None
         return pq.decode(codebook, pq.encode(codebook, rows), dim)
     return reference.decode_rows(encoding, reference.encode_rows(encoding, rows), dim)
-
-
-def _rooted(off: F32, root: F32 | None, i: int) -> F32:
-    """Value i of Lᵀ times the differences."""
-    if root is None:
-        return off[:, i]
-    if root.ndim == 1:
-        scaled: F32 = root[i] * off[:, i]
-        return scaled
-    total = np.zeros(len(off), np.float32)
-    for j in range(i, off.shape[1]):
-        total += root[j, i] * off[:, j]
-    return total

@@ -140,6 +140,12 @@ def unpack_codes(encoding: Encoding, stored: U8, dim: int) -> F32:
     return codes + np.float32(lowest_code(encoding))
 
 
+def clip(values: F32, low: float, high: float) -> F32:
+    """The values within [low, high]; `low` for what is not a number."""
+    clipped: F32 = np.minimum(np.fmax(values, np.float32(low)), np.float32(high))
+    return clipped
+
+
 def _scale_grid(task: Task) -> Iterator[Fit]:
     # the value farthest from zero takes the lowest code
     farthest = np.where(task.top > task.bottom, -task.size, task.size)
@@ -181,18 +187,12 @@ def _refit_line(task: Task, last: Fit) -> Fit:
 def _fit(task: Task, scales: Stored, biases: Stored | None = None) -> Fit:
     step = true_scales(task.encoding, scales)
     low = np.zeros_like(step) if biases is None else biases.astype(np.float32)
-    inverse = _clip(np.float32(1) / step, -LARGEST, LARGEST)
+    inverse = clip(np.float32(1) / step, -LARGEST, LARGEST)
     quotient = (task.rows if biases is None else task.rows - low[:, None]) * inverse[:, None]
-    codes = np.rint(_clip(quotient, task.lowest, task.highest))
+    codes = np.rint(clip(quotient, task.lowest, task.highest))
     off = quotient - codes
     part = step / task.size  # squares of steps themselves could overflow, or vanish
     return Fit(scales, biases, step, low, codes, _sum(off * off) * (part * part))
-
-
-def _clip(values: F32, low: float, high: float) -> F32:
-    """The values within [low, high]; `low` for what is not a number."""
-    clipped: F32 = np.minimum(np.fmax(values, np.float32(low)), np.float32(high))
-    return clipped
 
 
 def _sum(terms: NDArray[np.float32]) -> F32:

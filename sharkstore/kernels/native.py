@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from sharkstore.encodings import (
 from sharkstore.errors import ArgumentError
 from sharkstore.kernels import _native
 from sharkstore.kernels.codebooks import full_codebook
+from sharkstore.kernels.factor import Factor
 from sharkstore.kernels.pq import Codebook
 from sharkstore.kernels.reference import I64, TableView, Tier
 from sharkstore.kernels.scales import F32, U8
@@ -117,7 +119,11 @@ def _book_bytes(tier: Tier) -> U8 | None:
 
 
 def encode_rows(
-    encoding: Encoding, rows: F32, out: U8 | None = None, codebook: Codebook | None = None
+    encoding: Encoding,
+    rows: F32,
+    out: U8 | None = None,
+    codebook: Codebook | None = None,
+    factor: Factor | None = None,
 ) -> U8:
     """Encode rows.
 
@@ -125,15 +131,19 @@ def encode_rows(
         rows: float32 (n, dim), finite, dim 1 to 4096.
         out: uint8 (n, row bytes), contiguous, apart from `rows`; made when left out.
         codebook: of pq.
+        factor: of the metric that codes are rounded in; None: each to the nearest. pq has it from
+            its codebook.
 
     Returns:
         `out`. Values that float16 cannot hold become infinite: callers check.
+
+    Raises:
+        ValueError: arrays of other shapes, or a factor where the codebook has none.
     """
-    _chosen()
     if out is None:
         out = np.empty((len(rows), encoding.row_bytes(rows.shape[1])), np.uint8)
     aligned = np.require(rows, np.float32, ["C", "A"])
-    _native.encode(_kind(encoding), encoding.scale_exponent, _parts(codebook), aligned, out)
+    _native.encode(*_code(encoding, codebook, factor), aligned, out)
     return out
 
 
@@ -145,6 +155,7 @@ def encode_tier(
     skip: int,
     out: U8,
     codebook: Codebook | None = None,
+    factor: Factor | None = None,
 ) -> int:
     """Encode rows of one tier, picked out of a block, until `out` is full.
 
@@ -154,20 +165,19 @@ def encode_tier(
             tier.
         skip: rows of the tier to leave out first.
         out: uint8 (wanted, row bytes), contiguous.
-        codebook: of pq.
+        codebook, factor: as of `encode_rows`.
 
     Returns:
         How many rows were encoded.
     """
-    _chosen()
-    kind, exponent = _kind(encoding), encoding.scale_exponent
-    return _native.encode_tier(kind, exponent, _parts(codebook), rows, rowmap, tier, skip, out)
+    code = _code(encoding, codebook, factor)
+    return _native.encode_tier(*code, rows, rowmap, tier, skip, out)
 
 
 def distortions(
     encoding: Encoding,
     rows: F32,
-    root: F32 | None = None,
+    factor: Factor | None = None,
     codebook: Codebook | None = None,
     stand_in: F32 | None = None,
     out: F32 | None = None,
@@ -176,16 +186,17 @@ def distortions(
 
     Args:
         rows: float32 (n, dim), finite.
-        root: of the metric L Lᵀ: L, float32 (dim, dim), lower triangular, or its diagonal (dim,);
-            None: identity.
+        factor: of the metric; codes are those that `encode_rows` rounds in it. None: identity.
         codebook: of pq.
         stand_in: of `constant`: the row served for all, float32 (dim,).
         out: float32 (n,), contiguous; made when left out.
 
     Returns:
         `out`; infinity where the distance is not finite.
+
+    Raises:
+        ValueError: arrays of other shapes, or a factor where the codebook has none.
     """
-    _chosen()
     if out is None:
         out = np.empty(len(rows), np.float32)
     if encoding.name == "f32":
@@ -193,9 +204,9 @@ def distortions(
         return out
     if encoding.name == "constant" and stand_in is None:
         raise ValueError("constant without the row that is served")
-    kind, exponent = _kind(encoding), encoding.scale_exponent
+    code = _code(encoding, codebook, factor)
     served = _floats(stand_in) if encoding.name == "constant" else None
-    _native.distort(kind, exponent, _parts(codebook), _floats(rows), _floats(root), served, out)
+    _native.distort(*code, _floats(rows), served, out)
     return out
 
 
@@ -239,11 +250,21 @@ def _floats(array: F32 | None) -> F32 | None:
     return None if array is None else np.require(array, np.float32, ["C", "A"])
 
 
-def _parts(codebook: Codebook | None) -> tuple[F32, F32, F32 | None, F32] | None:
-    """What the native encoder takes of a codebook."""
+def _code(
+    encoding: Encoding, codebook: Codebook | None, factor: Factor | None
+) -> tuple[int, int, tuple[Any, ...] | None, tuple[Any, ...] | None]:
+    """What the native encoder takes of an encoding."""
+    _chosen()
+    kind, exponent = _kind(encoding), encoding.scale_exponent
+    if encoding.name != "pq":
+        parts = None if factor is None else (factor.order, factor.feed, factor.diagonal)
+        return kind, exponent, None, parts
     if codebook is None:
-        return None
-    return codebook.terms, codebook.center, codebook.metric, codebook.values
+        return kind, exponent, None, None
+    if codebook.root is None and factor is not None:
+        raise ValueError("a codebook without the factor")
+    book = codebook.terms, codebook.center, codebook.values, codebook.order, codebook.root
+    return kind, exponent, book, None
 
 
 def _kind(encoding: Encoding) -> int:

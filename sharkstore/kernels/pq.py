@@ -3,8 +3,8 @@
 All arithmetic is float32, rounded half to even after each operation, in the order written here,
 every sum from +0. The native kernels equal these functions bit for bit.
 
-Spec: "pq". Method: Jégou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search",
-2011; the distance is that of a metric, by expanding its square.
+Spec: "pq", "Rounding in a metric". Method: Jégou, Douze and Schmid, "Product Quantization for
+Nearest Neighbor Search", 2011; in a metric, blocks are told one after the other, as in factor.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sharkstore.kernels.factor import Factor
 from sharkstore.kernels.scales import F32, U8
 
 # rows whose scores are held at once
@@ -30,9 +31,12 @@ class Codebook:
         dim: values of a row; the last block may go past it.
         values: the entries in float32 (blocks, entries, sub).
         center: mean of each block's entries, float32 (blocks, sub).
-        terms: half the squared size of an entry less the center, in the metric, then that entry
-            less the center: float32 (blocks, entries, 1 + sub).
-        metric: what the metric has on its diagonal, float32 (blocks, sub, sub); None: identity.
+        terms: half the squared size of an entry less the center, then that: float32 (blocks,
+            entries, 1 + sub). With a factor both are of that times its part of the root, and what
+            is behind a row's end counts as 0.
+        order: the block at each position, int64 (blocks,).
+        root: of the factor, blocks filled up with zeros: float32 (blocks * sub, blocks * sub), or
+            its diagonal; None without one.
     """
 
     entries: NDArray[Any]
@@ -40,18 +44,23 @@ class Codebook:
     values: F32
     center: F32
     terms: F32
-    metric: F32 | None
+    order: NDArray[np.int64]
+    root: F32 | None
 
     @classmethod
-    def of(cls, entries: NDArray[Any], metric: F32 | None, dim: int) -> Codebook:
+    def of(cls, entries: NDArray[Any], dim: int, factor: Factor | None = None) -> Codebook:
         """What encoding needs.
 
         Args:
             entries: as stored, float16 or float32 (ceil(dim / sub), entries, sub).
-            metric: symmetric, float32 (dim, dim); None: identity.
+            factor: of the metric that codes are told in, with the same `sub`; None: identity.
+
+        Raises:
+            ValueError: the factor is of another dim or sub.
         """
         blocks, count, sub = entries.shape
-        inner = None if metric is None else metric_blocks(metric, blocks, sub)
+        if factor and (len(factor.order) != dim or factor.sub != sub):
+            raise ValueError(f"factor of {len(factor.order)} dims by {factor.sub}")
         with np.errstate(all="ignore"):
             values = np.require(entries, np.float32, ["C", "A"])
             center = np.zeros((blocks, sub), np.float32)
@@ -59,18 +68,15 @@ class Codebook:
                 center += values[:, k]
             center /= np.float32(count)
             centred = values - center[:, None]
-            half = np.float32(0.5) * _dot(centred, _pulled(centred, inner))
-        terms = np.concatenate([half[..., None], centred], axis=2)
-        return cls(entries, dim, values, center, terms, inner)
-
-
-def metric_blocks(metric: F32, blocks: int, sub: int) -> F32:
-    """The blocks on a metric's diagonal, zeros behind its end: float32 (blocks, sub, sub)."""
-    dim = len(metric)
-    padded = np.zeros((blocks * sub, blocks * sub), np.float32)
-    padded[:dim, :dim] = metric
-    each = np.arange(blocks)
-    return np.ascontiguousarray(padded.reshape(blocks, sub, blocks, sub)[each, :, each])
+            told, order, root = centred, np.arange(blocks), None
+            if factor:
+                order, root = factor.blocks, padded_root(factor)
+                centred[-1, :, dim - (blocks - 1) * sub :] = 0
+                told = np.empty_like(centred)
+                for position, b in enumerate(order):
+                    told[b] = _rooted(own_root(root, position, sub), centred[b])
+            terms = np.concatenate([_half_size(told)[..., None], told], axis=2)
+        return cls(entries, dim, values, center, terms, order, root)
 
 
 def encode(codebook: Codebook, rows: F32) -> U8:
@@ -82,10 +88,18 @@ def encode(codebook: Codebook, rows: F32) -> U8:
     Returns:
         uint8 (n, blocks).
     """
+    return encode_measured(codebook, rows)[0]
+
+
+def encode_measured(codebook: Codebook, rows: F32) -> tuple[U8, F32]:
+    """Codes as of `encode`, and the squared errors in the codebook's metric: float32 (n,)."""
     codes = np.empty((len(rows), len(codebook.center)), np.uint8)
+    sizes = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), ROWS):
-        codes[start : start + ROWS] = _nearest(codebook, rows[start : start + ROWS])
-    return codes
+        some = slice(start, start + ROWS)
+        with np.errstate(all="ignore"):
+            codes[some], sizes[some] = _nearest(codebook, rows[some])
+    return codes, sizes
 
 
 def decode(codebook: Codebook, codes: U8, dim: int) -> F32:
@@ -97,36 +111,68 @@ def decode(codebook: Codebook, codes: U8, dim: int) -> F32:
     return np.ascontiguousarray(chosen.reshape(len(codes), blocks * sub)[:, :dim])
 
 
-def _nearest(codebook: Codebook, rows: F32) -> U8:
+def padded_root(factor: Factor) -> F32:
+    """The factor's root, short blocks filled up with zeros."""
+    sub, blocks = factor.sub, factor.blocks
+    place = np.empty(len(blocks), np.int64)
+    place[blocks] = np.arange(len(blocks))
+    places = place[factor.order // sub] * sub + factor.order % sub
+    padded = np.zeros((len(blocks) * sub,) * factor.root.ndim, np.float32)
+    padded[np.ix_(*[places] * factor.root.ndim)] = factor.root
+    return padded
+
+
+def own_root(root: F32, position: int, sub: int) -> F32:
+    """What the root has on its diagonal at a block's position: (sub, sub)."""
+    here = slice(position * sub, (position + 1) * sub)
+    return np.diag(root[here]) if root.ndim == 1 else root[here, here]
+
+
+def _nearest(codebook: Codebook, rows: F32) -> tuple[U8, F32]:
     blocks, entries, sub = codebook.values.shape
-    dim = rows.shape[1]
-    away = np.zeros((len(rows), blocks * sub), np.float32)
+    dim, root = codebook.dim, codebook.root
+    away, errors = np.zeros((2, len(rows), blocks * sub), np.float32)  # errors by position
+    away[:, :dim] = rows - codebook.center.reshape(-1)[:dim]
     codes = np.zeros((len(rows), blocks), np.uint8)
-    with np.errstate(all="ignore"):
-        away[:, :dim] = rows - codebook.center.reshape(-1)[:dim]
-        for b in range(blocks):
-            inner = None if codebook.metric is None else codebook.metric[b]
-            target = _pulled(away[:, b * sub : (b + 1) * sub], inner)
-            scores = np.broadcast_to(codebook.terms[b, :, 0], (len(rows), entries))
-            for d in range(sub):
-                scores = scores - target[:, d, None] * codebook.terms[b, :, 1 + d]
-            # NaN is never the least, nor is infinity less than what the search starts from
-            codes[:, b] = np.where(np.isnan(scores), np.inf, scores).argmin(axis=1)
-    return codes
+    total = np.zeros(len(rows), np.float32)
+    for position, b in enumerate(codebook.order):
+        here = slice(position * sub, (position + 1) * sub)
+        values = away[:, b * sub : (b + 1) * sub]
+        own = np.eye(sub, dtype=np.float32) if root is None else own_root(root, position, sub)
+        pull = _pull(root, errors, here)
+        target = values if root is None else _rooted(own, values, pull)
+        scores = np.broadcast_to(codebook.terms[b, :, 0], (len(rows), entries))
+        for d in range(sub):
+            scores = scores - target[:, d, None] * codebook.terms[b, :, 1 + d]
+        # NaN is never the least, nor is infinity less than what the search starts from
+        codes[:, b] = np.where(np.isnan(scores), np.inf, scores).argmin(axis=1)
+        held = rows[:, b * sub : (b + 1) * sub]
+        off = held - codebook.values[b, codes[:, b], : held.shape[1]]
+        errors[:, here.start : here.start + held.shape[1]] = off
+        for one in _rooted(own, errors[:, here], pull).T:
+            total += one * one
+    return codes, total
 
 
-def _pulled(values: F32, metric: F32 | None) -> F32:
-    """Metrics (..., sub, sub) times vectors (..., n, sub)."""
-    if metric is None:
-        return values
-    out = np.zeros_like(values)
-    for e in range(values.shape[-1]):
-        out += metric[..., None, :, e] * values[..., e, None]
+def _pull(root: F32 | None, errors: F32, here: slice) -> F32:
+    """What the errors before a block come to in its part of the root: (n, sub)."""
+    pull = np.zeros((len(errors), here.stop - here.start), np.float32)
+    if root is not None and root.ndim == 2:
+        for i in range(here.start):
+            pull += root[i, here] * errors[:, i, None]
+    return pull
+
+
+def _rooted(own: F32, values: F32, start: F32 | None = None) -> F32:
+    """Values (n, sub) times an upper triangular (sub, sub), added to `start` (n, sub)."""
+    out = np.zeros_like(values) if start is None else start.copy()
+    for i in range(len(own)):
+        out[:, i:] += own[i, i:] * values[:, i, None]
     return out
 
 
-def _dot(left: F32, right: F32) -> F32:
-    total = np.zeros(left.shape[:-1], np.float32)
-    for d in range(left.shape[-1]):
-        total += left[..., d] * right[..., d]
-    return total
+def _half_size(values: F32) -> F32:
+    total = np.zeros(values.shape[:-1], np.float32)
+    for d in range(values.shape[-1]):
+        total += values[..., d] * values[..., d]
+    return np.float32(0.5) * total

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 import sharkstore.kernels as kernels
 from sharkstore.encodings import Encoding
-from sharkstore.kernels.pq import metric_blocks
-from sharkstore.quant.metric import F32, F64, cholesky, encoding_metric
+from sharkstore.kernels.pq import own_root, padded_root
+from sharkstore.quant.metric import F64, factor, mean_diagonal
 from sharkstore.quant.moves import move_entries
+from sharkstore.quant.together import fit_together
 
+F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 
@@ -49,15 +51,22 @@ def train_codebook(
         encoding: of pq.
         rows: float32 (n, dim), finite, n at least 1.
         weights: of the rows, float64 (n,), not negative; all zero count as all one.
-        metric: symmetric (dim, dim), taken by `encoding_metric`; None: identity.
+        metric: that codes will be rounded in, symmetric (dim, dim), finite; None: identity.
 
     Returns:
         As stored: float16 or float32 (blocks, entries, sub), finite.
+
+    Raises:
+        ValueError: the metric is not a square of finite numbers.
     """
     exponent = int(np.frexp(np.abs(rows).max())[1])
-    inner = None if metric is None else encoding_metric(metric)
-    means = KMeans(encoding, np.ldexp(rows, -exponent), _shares(weights), inner)
-    trained = np.ldexp(means.train(np.random.default_rng(seed)), exponent)
+    middling = None if metric is None else _middling(metric)
+    means = KMeans(encoding, np.ldexp(rows, -exponent), _shares(weights), middling)
+    entries = means.train(np.random.default_rng(seed))
+    if middling is not None and not means.exact:
+        whole = factor(middling, encoding.sub)
+        entries = fit_together(encoding, means.rows, means.weights, middling, whole, entries)
+    trained = np.ldexp(entries, exponent)
     if encoding.codebook_dtype == "float16":
         trained = np.clip(trained, -LARGEST_FLOAT16, LARGEST_FLOAT16)
     return trained.astype(encoding.book_dtype)
@@ -69,22 +78,29 @@ class KMeans:
     Args:
         rows: float32 (n, dim), of which the largest is about 1.
         weights: float64 (n,), of which the largest is 1.
-        metric: float32 (dim, dim), with a mean diagonal of about 1; None: identity.
+        metric: float64 (dim, dim), with a mean diagonal of about 1, of which the blocks on the
+            diagonal are heeded; None: identity.
+
+    Attributes:
+        exact: after training, whether the rows' values in some block are all among its entries.
     """
 
-    def __init__(self, encoding: Encoding, rows: F32, weights: F64, metric: F32 | None) -> None:
+    def __init__(self, encoding: Encoding, rows: F32, weights: F64, metric: F64 | None) -> None:
         self.encoding = replace(encoding, codebook_dtype="float32")
-        self.rows, self.weights, self.metric = np.ascontiguousarray(rows), weights, metric
+        self.rows, self.weights = np.ascontiguousarray(rows), weights
         self.blocks, self.entries, self.sub = encoding.codebook_shape(rows.shape[1])
         # by block and value, padded with zeros; +0 for -0
         padded = np.zeros((self.blocks * self.sub, len(rows)), np.float32)
         padded[: rows.shape[1]] = rows.T + np.float32(0)
         self.points = padded.reshape(self.blocks, self.sub, len(rows))
+        self.factor = None if metric is None else factor(_own_blocks(metric, self.sub), self.sub)
         self.roots = self._roots()
+        self.exact = False
 
     def train(self, rng: np.random.Generator) -> F32:
         """Float32 (blocks, entries, sub)."""
         held = [self._distinct(points) for points in self.points]
+        self.exact = any(one is not None for one in held)
         if all(one is not None for one in held):
             return np.stack([one for one in held if one is not None])
         entries = self._seeds(rng)
@@ -102,7 +118,7 @@ class KMeans:
         return entries
 
     def _assign(self, entries: F32) -> U8:
-        codebook = kernels.Codebook.of(entries, self.metric, self.rows.shape[1])
+        codebook = kernels.Codebook.of(entries, self.rows.shape[1], self.factor)
         return kernels.encode_rows(self.encoding, self.rows, codebook=codebook)
 
     def _distinct(self, points: F32) -> F32 | None:
@@ -137,10 +153,13 @@ class KMeans:
 
     def _roots(self) -> F32 | None:
         """Roots of the metric's blocks: float32 (blocks, sub, sub), or None for the identity."""
-        if self.metric is None:
+        if self.factor is None:
             return None
-        roots = [cholesky(one) for one in metric_blocks(self.metric, self.blocks, self.sub)]
-        return np.stack([one if one.ndim == 2 else np.diag(one) for one in roots])
+        roots = np.zeros((self.blocks, self.sub, self.sub), np.float32)
+        whole = padded_root(self.factor)
+        for position, b in enumerate(self.factor.blocks):
+            roots[b] = own_root(whole, position, self.sub)
+        return roots
 
     # --- seeds -------------------------------------------------------------------------------
 
@@ -159,6 +178,25 @@ class KMeans:
             closest = nearer[each, best]
             entries[:, k] = points[each, :, tried[each, best]]
         return entries
+
+
+def _middling(metric: NDArray[Any]) -> F64 | None:
+    """The metric with its mean diagonal in [1, 2): products of float32 stay in range.
+
+    None, for the identity, if it is zero.
+    """
+    if not np.isfinite(metric).all():
+        raise ValueError("a metric is a square of finite numbers")
+    mean = mean_diagonal(metric)
+    if not mean > 0:
+        return None
+    return np.ldexp(metric.astype(np.float64), 1 - int(np.frexp(mean)[1]))
+
+
+def _own_blocks(metric: F64, sub: int) -> F64:
+    """The metric's blocks on the diagonal, zeros elsewhere."""
+    block = np.arange(len(metric)) // sub
+    return np.where(block[:, None] == block, metric, 0.0)
 
 
 def _shares(weights: F64) -> F64:
@@ -224,11 +262,11 @@ def _totals(values: F32) -> F32:
 
 
 def _rooted(points: F32, roots: F32 | None) -> F32:
-    """Columns in coordinates in which the metric is the identity: Lᵀ times (blocks, sub, n)."""
+    """Columns in coordinates in which the metric is the identity: Rᵀ times (blocks, sub, n)."""
     if roots is None:
         return points
     out = np.zeros_like(points)
     for d in range(points.shape[1]):
-        for e in range(d, points.shape[1]):
+        for e in range(d + 1):
             out[:, d] += roots[:, e, d, None] * points[:, e]
     return out

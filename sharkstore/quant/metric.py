@@ -1,90 +1,90 @@
-"""Metrics: what errors of a table's rows cost, as symmetric matrices (dim, dim).
-
-Everything is computed element by element in float64, so that it comes out the same on every
-machine: no BLAS, no LAPACK.
-"""
+"""Metrics of tables, factored so that codes can be rounded in them."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from sharkstore.kernels import Factor
+
 F64 = NDArray[np.float64]
 
-# of the mean of the diagonal, added to it: directions that samples did not show still count
+# the mean of the diagonal times this is added to it: directions in which a metric says nothing
+# are still held near
 RIDGE = 1e-3
-# above this many values, a root is that of the diagonal
-WIDEST = 256
+# rows of more values are measured by the diagonal: work for a row grows by the square
+MOST_DIMS = 256
+# the root that stands for a metric of zeros: codes as without a metric, and errors of no weight
+NOTHING = 2.0**-40
 
 
-def cholesky(metric: NDArray[np.floating]) -> F32:
-    """A root L of a metric: L Lᵀ is its symmetric part with RIDGE times its mean diagonal added.
+def factor(metric: NDArray[np.floating[Any]], sub: int = 1) -> Factor:
+    """R of P G Pᵀ = R Rᵀ, and an order P in which rounding loses little.
 
-    Args:
-        metric: (dim, dim).
+    Positions are given from the last to the first: to the dim, or `sub` dims of one code, that
+    are least in what is left of the metric once those behind can make up for their errors; of
+    equal ones to the last. Float64, elementwise: the same on every machine.
 
-    Returns:
-        float32 (dim, dim), lower triangular. Where there is none, or dim is above WIDEST, the root
-        of the diagonal instead, float32 (dim,): a negative or non-finite value counts as zero, and
-        a metric of zeros has a root of zeros.
-    """
-    ridged = _ridged(metric)
-    lower = _factor(ridged) if len(ridged) <= WIDEST and np.isfinite(ridged).all() else None
-    if lower is not None:
-        return lower.astype(np.float32)
-    return np.sqrt(_diagonal(ridged)).astype(np.float32)
-
-
-def encoding_metric(metric: NDArray[np.floating]) -> F32 | None:
-    """The metric that codes are chosen in: with the ridge, its mean diagonal in [1, 2).
-
-    Scores of product quantisation are products of float32; the scale, a power of two, keeps them
-    in its range and changes no choice.
+    A metric that is not positive, or of more than 256 dims, is taken by its diagonal.
 
     Args:
-        metric: (dim, dim).
+        metric: G, float32 or float64 (dim, dim), symmetric.
 
-    Returns:
-        float32 (dim, dim); None, for the identity, if the metric is zero or not finite.
+    Raises:
+        ValueError: not a square of finite numbers.
     """
-    ridged = _ridged(metric)
-    mean = _mean(_diagonal(ridged))
-    if not 0 < mean < np.inf:
-        return None
-    with np.errstate(over="ignore"):
-        scaled = np.ldexp(ridged, 1 - int(np.frexp(mean)[1])).astype(np.float32)
-    return scaled if np.isfinite(scaled).all() else None
+    if metric.ndim != 2 or metric.shape[0] != metric.shape[1] or not np.isfinite(metric).all():
+        raise ValueError("a metric is a square of finite numbers")
+    dim, whole = len(metric), ridged(metric)
+    diagonal = whole.diagonal().copy()
+    mean = mean_diagonal(metric)
+    if not mean > 0:
+        return Factor.of(np.arange(dim), np.full(dim, NOTHING, np.float32), sub)
+    found = _eliminated(whole, sub, RIDGE * mean / 2) if dim <= MOST_DIMS else None
+    if found is None:
+        return Factor.of(np.arange(dim), np.sqrt(diagonal).astype(np.float32), sub)
+    order, columns = found
+    return Factor.of(order, columns[np.ix_(order, order)].astype(np.float32), sub)
 
 
-def _ridged(metric: NDArray[np.floating]) -> F64:
-    """The symmetric part, in float64, with the ridge."""
-    with np.errstate(all="ignore"):
-        wide = metric.astype(np.float64)
-        wide = (wide + wide.T) / 2
-    np.fill_diagonal(wide, np.diagonal(wide) + RIDGE * _mean(_diagonal(wide)))
-    return wide
+def ridged(metric: NDArray[np.floating[Any]]) -> F64:
+    """The symmetric part with its ridge, no value of the diagonal negative: float64 (dim, dim)."""
+    whole = metric.astype(np.float64)
+    whole = (whole + whole.T) * 0.5
+    ridge = RIDGE * mean_diagonal(metric)
+    np.fill_diagonal(whole, np.maximum(whole.diagonal(), 0.0) + ridge)
+    return whole
 
 
-def _diagonal(metric: F64) -> F64:
-    values = np.diagonal(metric)
-    return np.where(np.isfinite(values) & (values > 0), values, 0)
+def mean_diagonal(metric: NDArray[np.floating[Any]]) -> float:
+    """The mean of what is not negative on the diagonal, added from the first to the last."""
+    values = np.maximum(metric.diagonal(), 0.0).astype(np.float64)
+    return float(np.add.accumulate(values)[-1]) / len(metric)
 
 
-def _mean(values: F64) -> float:
-    """The mean, added from the first to the last."""
-    with np.errstate(over="ignore"):
-        return float(np.cumsum(values)[-1] / len(values))
+def _eliminated(left: F64, sub: int, least: float) -> tuple[NDArray[np.int64], F64] | None:
+    """Order, and columns of the root by dims; None where a pivot is below `least`.
 
-
-def _factor(metric: F64) -> F64 | None:
-    """The lower triangle L of L Lᵀ, by outer products; None if a pivot is not positive."""
-    left, lower = metric.copy(), np.zeros_like(metric)
-    for k in range(len(left)):
-        pivot = left[k, k]
-        if not pivot > 0:
-            return None
-        column = left[k:, k] / np.sqrt(pivot)
-        lower[k:, k] = column
-        left[k + 1 :, k + 1 :] -= column[1:, None] * column[None, 1:]
-    return lower
+    Args:
+        left: what is left of the metric (dim, dim); altered.
+    """
+    dim = len(left)
+    columns = np.zeros_like(left)
+    blocks = [range(first, min(first + sub, dim)) for first in range(0, dim, sub)]
+    order: list[int] = []
+    while blocks:
+        diagonal = left.diagonal().tolist()
+        traces = [math.fsum(diagonal[d] for d in block) for block in blocks]
+        block = blocks.pop(max(i for i, trace in enumerate(traces) if trace == min(traces)))
+        for d in reversed(block):
+            pivot = left[d, d]
+            if not pivot >= least:
+                return None
+            columns[:, d] = left[:, d] / np.sqrt(pivot)
+            left -= left[:, d, None] * left[None, d] / pivot
+            left[d] = left[:, d] = 0.0
+            order.append(d)
+    return np.array(order[::-1], np.int64), columns

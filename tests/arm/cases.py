@@ -9,8 +9,8 @@ blob is its length in bytes and those bytes:
     E  rows to encode: values, encoding, the bytes expected
     P  the same for a part of one tier: row map, tier, how many to skip and to give
     M  rows to measure: values, row map, which tiers by range, the sizes expected
-    D  rows to tell how far they are from what is served: values, encoding, codebook, root, the row
-       that is served for all, the bytes and the distances expected
+    D  rows to tell how far they are from what is served: values, encoding, codebook, factor, the
+       row that is served for all, the bytes and the distances expected
 """
 
 import struct
@@ -23,7 +23,7 @@ from views import TIERS, expected_bags, make_view, some_ids, what_is_outside
 
 from sharkstore import kernels
 from sharkstore.encodings import SPELLED, Encoding
-from sharkstore.kernels import Codebook, distortion, pq, reference
+from sharkstore.kernels import Codebook, Factor, distortion, pq, reference, rounding
 from sharkstore.kernels.codebooks import full_codebook
 from sharkstore.kernels.native import KINDS, PQ_KINDS
 from sharkstore.kernels.rowmap import build_rowmap
@@ -112,19 +112,21 @@ class Cases:
         self.blob(build_rowmap(tiers, planes))
         self.blob(reference.encode_rows(encoding, chosen) if len(chosen) else None)
 
-    def distort(self, encoding, rows, root, book, stand_in):
-        stored, parts = None, [None] * 4
+    def distort(self, encoding, rows, factor, book, stand_in):
+        stored, parts = None, [None] * 5
         if book is not None:
-            stored, parts = (
-                pq.encode(book, rows),
-                [book.terms, book.center, book.metric, book.values],
-            )
-        self.begin("D", f"{encoding} dim {rows.shape[1]} root {np.ndim(root)}")
+            stored = pq.encode(book, rows)
+            parts = [book.terms, book.center, book.values, book.order, book.root]
+        elif factor is not None and encoding.packed:
+            stored = rounding.encode(encoding, rows, factor)[0]
+        parts += [None] * 3 if factor is None else [factor.order, factor.feed, factor.diagonal]
+        plain = factor is None
+        self.begin("D", f"{encoding} dim {rows.shape[1]} root {0 if plain else factor.root.ndim}")
         self.numbers(kind_of(encoding), encoding.scale_exponent, *rows.shape)
-        self.numbers(encoding.entries, np.ndim(root))
-        for one in (rows, *parts, root, stand_in, stored):
+        self.numbers(encoding.entries, not plain and factor.root.ndim == 1)
+        for one in (rows, *parts, stand_in, stored):
             self.blob(one)
-        self.blob(distortion.distortions(encoding, rows, root, book, stand_in))
+        self.blob(distortion.distortions(encoding, rows, factor, book, stand_in))
 
     def measure(self, rows, tiers, planes, ranged):
         largest, sizes = np.zeros(8, np.float32), np.zeros((8, EXPONENTS), np.uint32)
@@ -242,14 +244,17 @@ def add_distortions(cases, rng):
         for dim in (1, 4, 7, 16, 33, 100):
             rows = rng.normal(size=(37, dim)).astype(np.float32)
             rows[3], rows[4], rows[5] = 0, rows[4, :1], 3e38
-            root = np.tril(rng.normal(size=(dim, dim))).astype(np.float32)
-            book, stand_in = None, rows[0] if encoding.name == "constant" else None
-            if encoding.name == "pq":
-                entries = rng.normal(size=encoding.codebook_shape(dim))
-                entries = entries.astype(encoding.book_dtype)
-                book = Codebook.of(entries, root @ root.T if dim != 16 else None, dim)
-            for one in (None, root[-1], root):
-                cases.distort(encoding, rows, one, book, stand_in)
+            root = np.triu(rng.normal(size=(dim, dim))).astype(np.float32)
+            stand_in = rows[0] if encoding.name == "constant" else None
+            sub = encoding.sub or 1
+            blocks = rng.permutation(-(-dim // sub))
+            order = [d for b in blocks for d in range(b * sub, min(b * sub + sub, dim))]
+            for one in (None, root[0], root):
+                factor, book = None if one is None else Factor.of(np.array(order), one, sub), None
+                if encoding.name == "pq":
+                    entries = rng.normal(size=encoding.codebook_shape(dim))
+                    book = Codebook.of(entries.astype(encoding.book_dtype), dim, factor)
+                cases.distort(encoding, rows, factor, book, stand_in)
 
 
 def add_parts_and_sizes(cases, rng):

@@ -251,25 +251,27 @@ void run_distort(Reader& from, const std::string& what) {
   const int dim = static_cast<int>(from.number());
   Book book{};
   book.entries = static_cast<int>(from.number());
-  Gauge gauge;
-  gauge.diagonal = from.number() == 1;
-  const Blob rows = from.blob(), terms = from.blob(), center = from.blob(), metric = from.blob();
-  const Blob values = from.blob(), root = from.blob(), stand_in = from.blob();
+  book.diagonal = from.number() == 1;
+  const Blob rows = from.blob(), terms = from.blob(), center = from.blob();
+  const Blob values = from.blob(), places = from.blob(), root = from.blob(), order = from.blob();
+  const Blob feed = from.blob(), diagonal = from.blob(), stand_in = from.blob();
   const Blob stored = from.blob(), expected = from.blob();
   book.terms = terms->as<float>();
   book.center = center->as<float>();
-  book.metric = metric->as_or_null<float>();
   book.values = values->as<float>();
-  code.book = &book;
-  gauge.root = root->as_or_null<float>();
-  gauge.stand_in = stand_in->as_or_null<float>();
+  book.order = places->as<std::int64_t>();
+  book.root = root->as_or_null<float>();
+  const Factor factor{order->as<std::int64_t>(), feed->as_or_null<float>(),
+                      diagonal->as<float>()};
+  if (has_codebook(code.kind)) code.book = &book;
+  else if (order->bytes()) code.factor = &factor;
   const Source source{rows->as<float>(), nullptr, count, dim};
   for (const Backend* one : usable_backends()) {
     const Guarded codes(stored->bytes()), out(expected->bytes());
     if (stored->bytes()) one->encode(code, source, codes.as<std::uint8_t>());
     if (std::memcmp(codes.as<char>(), stored->as<char>(), stored->bytes()) != 0)
       fail(what + " " + one->name + ": other bytes");
-    one->distort(code, source, gauge, out.as<float>());
+    one->distort(code, source, stand_in->as_or_null<float>(), out.as<float>());
     if (std::memcmp(out.as<char>(), expected->as<char>(), expected->bytes()) != 0)
       fail(what + " " + one->name + ": other distances");
   }

@@ -10,7 +10,7 @@ from views import using
 
 from sharkstore import kernels
 from sharkstore.encodings import SPELLED, Encoding
-from sharkstore.kernels import Codebook, distortion, pq
+from sharkstore.kernels import Codebook, Factor, distortion, pq
 
 F = np.float32
 DIMS = [1, 2, 7, 8, 9, 15, 16, 17, 33, 64, 100, 300]
@@ -20,25 +20,36 @@ every_backend = pytest.mark.parametrize("backend", kernels.backends())
 every_encoding = pytest.mark.parametrize("encoding", SPELLED, ids=str)
 
 
-def book_for(encoding, dim):
+def book_for(encoding, dim, factor):
     if encoding.name != "pq":
         return None
     drawn = np.random.default_rng(dim).normal(size=encoding.codebook_shape(dim))
-    return Codebook.of(drawn.astype(encoding.book_dtype), np.eye(dim, dtype=F), dim)
+    return Codebook.of(drawn.astype(encoding.book_dtype), dim, factor)
 
 
-def roots(dim):
-    full = np.tril(random_rows(dim, dim, seed=dim))
-    return {"identity": None, "diagonal": np.abs(full[-1]), "full": full}
+def order_of(dim, sub):
+    """Some order in which dims of a code stand together."""
+    blocks = np.random.default_rng(dim).permutation(-(-dim // sub))
+    return np.array([d for b in blocks for d in range(b * sub, min(b * sub + sub, dim))])
 
 
-def assert_as_the_reference(encoding, rows, root):
+def factors(dim, sub=1):
+    full = np.triu(random_rows(dim, dim, seed=dim)) + 2 * np.eye(dim, dtype=F)
+    order = order_of(dim, sub)
+    return {
+        "identity": None,
+        "diagonal": Factor.of(order, full[0], sub),
+        "full": Factor.of(order, full, sub),
+    }
+
+
+def assert_as_the_reference(encoding, rows, factor):
     dim = rows.shape[1]
-    book, stand_in = book_for(encoding, dim), random_rows(1, dim, seed=9)[0]
+    book, stand_in = book_for(encoding, dim, factor), random_rows(1, dim, seed=9)[0]
     stand_in = stand_in if encoding.name == "constant" else None
-    expected = distortion.distortions(encoding, rows, root, book, stand_in)
+    expected = distortion.distortions(encoding, rows, factor, book, stand_in)
     held = np.full(len(rows) + 1, 7, F)
-    got = kernels.distortions(encoding, rows, root, book, stand_in, held[:-1])
+    got = kernels.distortions(encoding, rows, factor, book, stand_in, held[:-1])
     assert_same_bits(got, expected)
     assert held[-1] == 7  # nothing behind the last is touched
 
@@ -46,23 +57,27 @@ def assert_as_the_reference(encoding, rows, root):
 # --- the definition --------------------------------------------------------------------------
 
 
-def served(encoding, rows):
-    dim, book = rows.shape[1], book_for(encoding, rows.shape[1])
-    if encoding.name == "pq":
-        return pq.decode(book, pq.encode(book, rows), dim)
-    return kernels.decode_rows(encoding, kernels.encode_rows(encoding, rows), dim)
+def served(encoding, rows, factor, book):
+    dim = rows.shape[1]
+    stored = kernels.encode_rows(encoding, rows, None, book, factor)
+    return pq.decode(book, stored, dim) if book else kernels.decode_rows(encoding, stored, dim)
 
 
 @pytest.mark.parametrize("encoding", [one for one in SPELLED if one != CONSTANT], ids=str)
 @pytest.mark.parametrize("name", ["identity", "diagonal", "full"])
-def test_distances_are_those_in_the_metric_of_the_root(name, encoding):
-    rows, root = random_rows(300, 20), roots(20)[name]
-    off = rows.astype(float) - served(encoding, rows)
-    lower = np.eye(20) if root is None else np.diag(root) if root.ndim == 1 else root.astype(float)
-    expected = np.einsum("nj,jk,nk->n", off, lower @ lower.T, off)
-    got = kernels.distortions(encoding, rows, root, book_for(encoding, 20))
+@pytest.mark.parametrize("dim", [1, 20])
+def test_distances_are_those_of_the_rows_as_served_in_the_metric(name, encoding, dim):
+    rows, factor = random_rows(300, dim), factors(dim, encoding.sub or 1)[name]
+    book = book_for(encoding, dim, factor)
+    off = rows.astype(float) - served(encoding, rows, factor, book)
+    root = np.eye(dim)
+    if factor is not None:
+        off = off[:, factor.order]
+        root = np.diag(factor.root) if factor.root.ndim == 1 else factor.root.astype(float)
+    expected = np.einsum("nj,jk,nk->n", off, root @ root.T, off)
+    got = kernels.distortions(encoding, rows, factor, book)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-12)
-    assert (got > 0).any() or encoding == F32
+    assert (got > 0).any() or encoding == F32 or dim == 1
 
 
 def test_a_constant_is_as_far_as_its_row():
@@ -95,8 +110,8 @@ def test_what_is_not_finite_is_infinitely_far(encoding, backend):
 @pytest.mark.parametrize("dim", DIMS)
 def test_distances_of_rows_of_any_length_are_as_by_the_reference(dim, encoding, backend):
     with using(backend):
-        for root in roots(dim).values():
-            assert_as_the_reference(encoding, random_rows(37, dim), root)
+        for factor in factors(dim, encoding.sub or 1).values():
+            assert_as_the_reference(encoding, random_rows(37, dim), factor)
 
 
 @every_backend
@@ -104,16 +119,16 @@ def test_distances_of_rows_of_any_length_are_as_by_the_reference(dim, encoding, 
 @pytest.mark.parametrize("encoding", [F16, INT8, CONSTANT, Encoding("int2")], ids=str)
 def test_distances_of_any_number_of_rows_are_as_by_the_reference(encoding, count, backend):
     with using(backend):
-        for root in roots(9).values():
-            assert_as_the_reference(encoding, random_rows(count, 9), root)
+        for factor in factors(9).values():
+            assert_as_the_reference(encoding, random_rows(count, 9), factor)
 
 
 @every_backend
 @pytest.mark.parametrize("dim", [1000, 1024, 4096])
 def test_distances_of_long_rows_are_as_by_the_reference(dim, backend):
     with using(backend):
-        for root in (None, np.abs(random_rows(1, dim)[0])):
-            assert_as_the_reference(INT8, random_rows(50, dim), root)
+        for factor in (None, Factor.of(np.arange(dim)[::-1], np.abs(random_rows(1, dim)[0]))):
+            assert_as_the_reference(INT8, random_rows(50, dim), factor)
 
 
 @every_backend
@@ -122,7 +137,7 @@ def test_scale_exponents_are_heeded(exponent, backend):
     with using(backend):
         for name in ("int8", "int4", "int2"):
             encoding = Encoding(name, scale_exponent=exponent)
-            assert_as_the_reference(encoding, random_rows(40, 16), roots(16)["full"])
+            assert_as_the_reference(encoding, random_rows(40, 16), factors(16)["full"])
 
 
 values = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -138,16 +153,23 @@ values = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @settings(max_examples=300)
 def test_distances_of_any_rows_are_as_by_the_reference(backend, encoding, data, dim, count):
     rows = data.draw(arrays(F, (count, dim), elements=values))
-    full = st.builds(np.tril, arrays(F, (dim, dim), elements=values))
-    root = data.draw(st.none() | arrays(F, dim, elements=values) | full)
+    root = arrays(F, (dim, dim), elements=values) | arrays(F, dim, elements=values)
+    sub = encoding.sub or 1
+    factor = data.draw(
+        st.none() | st.builds(Factor.of, st.just(order_of(dim, sub)), root, st.just(sub))
+    )
     with using(backend):
-        assert_as_the_reference(encoding, rows, root)
+        assert_as_the_reference(encoding, rows, factor)
 
 
-@pytest.mark.parametrize("shape", [(3,), (4, 3), (3, 4), (2, 4, 4), ()])
-def test_a_root_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match="root must be"):
-        kernels.distortions(INT8, random_rows(5, 4), np.ones(shape, F))
+def test_a_factor_of_rows_of_another_length_is_refused():
+    for encoding in (INT8, F16, CONSTANT):
+        with pytest.raises(ValueError, match="factor of another shape"):
+            kernels.distortions(
+                encoding, random_rows(5, 4), factors(5)["full"], None, np.ones(4, F)
+            )
+    with pytest.raises(ValueError, match="factor of another shape"):
+        kernels.encode_rows(INT8, random_rows(5, 4), factor=factors(3)["diagonal"])
 
 
 def test_other_arrays_of_another_shape_are_refused():

@@ -14,8 +14,8 @@ from views import using
 
 from sharkstore import kernels
 from sharkstore.encodings import Encoding, planes_for
-from sharkstore.kernels import Codebook, pq
-from sharkstore.kernels.pq import metric_blocks
+from sharkstore.kernels import Codebook, Factor, distortion, pq
+from sharkstore.quant.metric import factor
 
 F = np.float32
 SUBS = [2, 4, 8]
@@ -29,14 +29,15 @@ with_and_without_metric = pytest.mark.parametrize("metric", [False, True], ids=[
 
 
 def metric_of(dim, seed=0):
-    factor = np.random.default_rng(seed).normal(size=(dim, dim))
-    return (factor @ factor.T / dim + 0.1 * np.eye(dim)).astype(F)
+    drawn = np.random.default_rng(seed).normal(size=(dim, dim))
+    return (drawn @ drawn.T / dim + 0.1 * np.eye(dim)).astype(F)
 
 
 def book_of(dim, sub, entries=256, *, metric=False, dtype="float16", seed=0, size=1.0):
     drawn = np.random.default_rng(seed).normal(size=(-(-dim // sub), entries, sub)) * size
     with np.errstate(over="ignore"):
-        return Codebook.of(drawn.astype(dtype), metric_of(dim) if metric else None, dim)
+        entries = drawn.astype(dtype)
+        return Codebook.of(entries, dim, factor(metric_of(dim), sub) if metric else None)
 
 
 def encoding_of(book):
@@ -50,55 +51,79 @@ def assert_encodes_as_the_reference(book, rows):
     kernels.encode_rows(encoding_of(book), rows, held[:-1], book)
     np.testing.assert_array_equal(held[:-1], expected)
     assert (held[-1] == 0xA5).all()  # nothing behind the rows is touched
+    far = np.full(len(rows) + 1, 7, F)
+    kernels.distortions(encoding_of(book), rows, codebook=book, out=far[:-1])
+    wanted = distortion.distortions(encoding_of(book), rows, codebook=book)
+    np.testing.assert_array_equal(far, [*wanted, 7])
 
 
 # --- the definition --------------------------------------------------------------------------
 
 
-def slowly(entries, metric, row):
-    """Codes of one row, a number at a time."""
-    blocks, count, sub = entries.shape
-    padded = np.zeros(blocks * sub, F)
-    inner = np.eye(blocks * sub, dtype=F)
-    if metric is not None:
-        inner[:] = 0
-        inner[: len(row), : len(row)] = metric
-    codes = []
-    for b in range(blocks):
-        g = inner[b * sub : (b + 1) * sub, b * sub : (b + 1) * sub]
-        c = entries[b].astype(F)
-        center = []
-        for d in range(sub):
-            total = F(0)
-            for k in range(count):
-                total = total + c[k, d]
-            center.append(total / F(count))
-            if b * sub + d < len(row):
-                padded[b * sub + d] = row[b * sub + d] - center[d]
-        z = padded[b * sub : (b + 1) * sub]
-        target = [product(g[d], z, metric is None, d) for d in range(sub)]
+def slowly(book, row, factor):
+    """Codes of one row, and its squared error, a number at a time."""
+    blocks, count, sub = book.entries.shape
+    order, root = range(blocks), np.eye(blocks * sub, dtype=F)
+    if factor is not None:
+        order = [int(d) // sub for d in factor.order if d % sub == 0]
+        root[:] = 0
+        at = [order.index(d // sub) * sub + d % sub for d in factor.order]
+        for i, one in enumerate(at):
+            for j, other in enumerate(at):
+                root[one, other] = factor.root[i, j]
+    codes, errors, squares = [0] * blocks, [], F(0)
+    for position, b in enumerate(order):
+        first = position * sub
+        inside = [b * sub + d < len(row) for d in range(sub)]
+        off, center = slow_entries(book.entries[b].astype(F))
+        if factor is not None:
+            off = [
+                [one if held else F(0) for one, held in zip(c, inside, strict=True)] for c in off
+            ]
+        z = [row[b * sub + d] - center[d] if inside[d] else F(0) for d in range(sub)]
+        target, told = z, off
+        if factor is not None:
+            own = root[first : first + sub, first : first + sub]
+            start = [
+                total(root[i, first + d] * errors[i] for i in range(first)) for d in range(sub)
+            ]
+            target = [slow_root(own, z, d, start[d]) for d in range(sub)]
+            told = [[slow_root(own, c, d, F(0)) for d in range(sub)] for c in off]
         best, code = F(np.inf), 0
         for k in range(count):
-            off = [c[k, d] - center[d] for d in range(sub)]
-            half = F(0)
+            score = F(0.5) * total(one * one for one in told[k])
             for d in range(sub):
-                half = half + off[d] * product(g[d], off, metric is None, d)
-            score = F(0.5) * half
-            for d in range(sub):
-                score = score - target[d] * off[d]
+                score = score - target[d] * told[k][d]
             if score < best:
                 best, code = score, k
-        codes.append(code)
-    return codes
+        codes[b] = code
+        left = [
+            row[b * sub + d] - F(book.entries[b, code, d]) if inside[d] else F(0)
+            for d in range(sub)
+        ]
+        errors += left
+        for d in range(sub):
+            one = left[d] if factor is None else slow_root(own, left, d, start[d])
+            squares = squares + one * one
+    return codes, squares
 
 
-def product(line, values, plain, d):
-    if plain:
-        return values[d]
-    total = F(0)
-    for weight, value in zip(line, values, strict=True):
-        total = total + weight * value
-    return total
+def slow_entries(entries):
+    center = [total(c) / F(len(entries)) for c in entries.T]
+    return [[one - middle for one, middle in zip(c, center, strict=True)] for c in entries], center
+
+
+def slow_root(own, values, d, start):
+    for i in range(d + 1):
+        start = start + own[i, d] * values[i]
+    return start
+
+
+def total(terms):
+    found = F(0)
+    for one in terms:
+        found = found + one
+    return found
 
 
 @every_sub
@@ -110,36 +135,47 @@ def product(line, values, plain, d):
     size=st.sampled_from([1e-42, 1e-20, 1.0, 1e4, 1e18, 1e30]),
 )
 def test_codes_are_chosen_as_the_specification_tells(metric, sub, seed, dim, entries, size):
+    inner = factor(metric_of(dim), sub) if metric else None
     book = book_of(dim, sub, entries, metric=metric, dtype="float32", seed=seed, size=size)
     row = random_rows(1, dim, seed, scale=size)
-    inner = metric_of(dim) if metric else None
     with np.errstate(all="ignore"):
-        expected = slowly(book.entries, inner, row[0])
-    assert pq.encode(book, row)[0].tolist() == expected
+        codes, square = slowly(book, row[0], inner)
+    got, squares = pq.encode_measured(book, row)
+    assert got[0].tolist() == codes
+    np.testing.assert_array_equal(squares[0], square)
 
 
 @every_sub
 @pytest.mark.parametrize("dim", [1, 5, 16, 33])
-@with_and_without_metric
-def test_no_entry_is_nearer_than_the_one_chosen(metric, sub, dim):
-    book = book_of(dim, sub, 50, metric=metric)
+def test_no_entry_is_nearer_than_the_one_chosen(sub, dim):
+    book = book_of(dim, sub, 50)
     rows = random_rows(200, dim)
     codes = pq.encode(book, rows)
-    blocks = len(book.entries)
-    inner = np.eye(dim, dtype=F) if not metric else metric_of(dim)
-    inner = metric_blocks(inner, blocks, sub).astype(float)
-    padded = np.zeros((len(rows), blocks * sub))
-    padded[:, :dim] = rows
-    for b in range(blocks):
-        off = padded[:, None, b * sub : (b + 1) * sub] - book.values[b]
-        if not metric and (b + 1) * sub > dim:  # what is behind a row's end counts as the center
-            off[..., dim - (b + 1) * sub :] = (book.center[b] - book.values[b])[
-                :, dim - (b + 1) * sub :
-            ]
-            inner[b] = np.eye(sub)
-        squares = np.einsum("nkd,de,nke->nk", off, inner[b], off)
+    for b in range(len(book.entries)):
+        off = np.zeros((len(rows), 50, sub)) + (book.center[b] - book.values[b])
+        part = rows[:, None, b * sub : (b + 1) * sub]
+        off[..., : part.shape[2]] = part - book.values[b, :, : part.shape[2]]
+        squares = (off**2).sum(axis=2)  # what is behind a row's end counts as the center
         chosen = squares[np.arange(len(rows)), codes[:, b]]
         assert (chosen <= squares.min(axis=1) + 1e-5 * squares.max()).all()
+
+
+@every_sub
+@pytest.mark.parametrize("dim", [16, 30])
+def test_blocks_that_heed_each_other_are_nearer_in_the_metric(dim, sub):
+    metric = metric_of(dim)
+    root = factor(metric, sub)
+    rows = random_rows(500, dim)
+    heeding, plain = book_of(dim, sub, metric=True), book_of(dim, sub)
+    errors = []
+    for book in (heeding, plain):
+        off = rows.astype(float) - pq.decode(book, pq.encode(book, rows), dim)
+        errors.append(np.einsum("ni,ij,nj->n", off, metric, off).sum())
+    assert errors[0] < 0.9 * errors[1]
+    off = rows.astype(float) - pq.decode(heeding, pq.encode(heeding, rows), dim)
+    padded = metric + 1e-3 * np.diagonal(metric).mean() * np.eye(dim)
+    found = kernels.distortions(encoding_of(heeding), rows, root, heeding)
+    np.testing.assert_allclose(found, np.einsum("ni,ij,nj->n", off, padded, off), rtol=1e-4)
 
 
 def test_entries_themselves_are_found_again():
@@ -151,7 +187,7 @@ def test_entries_themselves_are_found_again():
 def test_of_equal_entries_the_first_is_chosen():
     entries = np.repeat(random_rows(8, 4)[None, :, :], 2, axis=0)
     entries = np.concatenate([entries, entries[:, ::-1]], axis=1)
-    book = Codebook.of(entries, None, 8)
+    book = Codebook.of(entries, 8)
     assert pq.encode(book, random_rows(300, 8)).max() < 8
 
 
@@ -213,7 +249,7 @@ def test_equal_rows_and_equal_entries_are_encoded_as_by_the_reference(value, bac
     with using(backend):
         for entries in (np.full((2, 9, 4), value, F), np.full((2, 9, 4), -value, F)):
             with np.errstate(over="ignore"):
-                book = Codebook.of(entries, None, 6)
+                book = Codebook.of(entries, 6)
             assert_encodes_as_the_reference(book, rows)
         assert_encodes_as_the_reference(book_of(6, 4), rows)
 
@@ -226,7 +262,9 @@ def test_entries_that_are_not_finite_are_scored_as_by_the_reference(odd, backend
     entries[1, :, 2] = odd
     entries[2] = odd
     with using(backend):
-        assert_encodes_as_the_reference(Codebook.of(entries, None, 16), random_rows(40, 16))
+        for one in (None, factor(metric_of(16), 4)):
+            book = Codebook.of(entries, 16, one)
+            assert_encodes_as_the_reference(book, random_rows(40, 16))
 
 
 values = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -242,9 +280,14 @@ def test_any_rows_and_any_codebook_are_encoded_as_by_the_reference(
     number = values if wild else few
     stored = data.draw(arrays(F, (-(-dim // sub), entries, sub), elements=number))
     rows = data.draw(arrays(F, (data.draw(st.integers(0, 20)), dim), elements=number))
-    metric = data.draw(st.none() | arrays(F, (dim, dim), elements=number))
+    root = data.draw(
+        st.none() | arrays(F, dim, elements=number) | arrays(F, (dim, dim), elements=number)
+    )
+    blocks = data.draw(st.permutations(range(len(stored))))
+    order = [d for b in blocks for d in range(b * sub, min(b * sub + sub, dim))]
+    inner = None if root is None else Factor.of(np.array(order), root, sub)
     with using(backend):
-        assert_encodes_as_the_reference(Codebook.of(stored, metric, dim), rows)
+        assert_encodes_as_the_reference(Codebook.of(stored, dim, inner), rows)
 
 
 @every_backend
@@ -292,6 +335,20 @@ def test_a_codebook_of_another_shape_is_refused(encoding, book):
         kernels.encode_tier(encoding, random_rows(3, 16), None, 0, 0, out, book)
     with pytest.raises(ValueError, match="codebook"):
         kernels.distortions(encoding, random_rows(3, 16), codebook=book)
+
+
+def test_a_factor_of_other_codes_is_refused():
+    entries = np.zeros((4, 3, 4), np.float16)
+    for one in (factor(np.eye(16), 2), factor(np.eye(15), 4)):
+        with pytest.raises(ValueError, match="factor of"):
+            Codebook.of(entries, 16, one)
+    with pytest.raises(ValueError, match="codebook without the factor"):
+        kernels.encode_rows(
+            Encoding("pq", sub=4, entries=3),
+            random_rows(3, 16),
+            codebook=Codebook.of(entries, 16),
+            factor=factor(np.eye(16), 4),
+        )
 
 
 @every_backend

@@ -9,10 +9,10 @@ from views import using
 
 from sharkstore import kernels
 from sharkstore.encodings import Encoding
-from sharkstore.kernels import Codebook, distortions, pq
+from sharkstore.kernels import Codebook, pq
 from sharkstore.quant.codebook import train_codebook
 from sharkstore.quant.encode import faint, fitted, overflow
-from sharkstore.quant.metric import cholesky, encoding_metric
+from sharkstore.quant.metric import factor
 
 F = np.float32
 SUBS = [2, 4, 8]
@@ -31,17 +31,18 @@ def trained(rows, encoding=None, weights=None, metric=None, seed=0):
     assert entries.shape == encoding.codebook_shape(rows.shape[1])
     assert entries.dtype == encoding.book_dtype
     assert np.isfinite(entries).all()
-    inner = None if metric is None else encoding_metric(metric)
-    return Codebook.of(entries, inner, rows.shape[1])
+    inner = None if metric is None else factor(np.asarray(metric), encoding.sub)
+    return Codebook.of(entries, rows.shape[1], inner)
 
 
 def served(rows, book):
     return pq.decode(book, pq.encode(book, rows), rows.shape[1])
 
 
-def mean_square(rows, book, weights=None, root=None):
-    encoding = Encoding("pq", sub=book.entries.shape[2], entries=book.entries.shape[1])
-    return np.average(distortions(encoding, rows, root, book), weights=weights)
+def mean_square(rows, book, weights=None, metric=None):
+    off = rows.astype(float) - served(rows, book)
+    inner = np.eye(rows.shape[1]) if metric is None else metric
+    return np.average(((off @ inner) * off).sum(axis=1), weights=weights)
 
 
 def clustered(rows, dim, sub, clusters, seed=0):
@@ -85,14 +86,32 @@ def test_rows_of_weight_are_held_best():
     assert mean_square(rows, near, weights) < 0.8 * mean_square(rows, far, weights)
 
 
-def test_errors_are_least_in_the_metric():
-    rows = random_rows(6000, 8)
-    turn, _ = np.linalg.qr(random_rows(8, 8).astype(float))
-    metric = (turn * np.geomspace(0.01, 1, 8)) @ turn.T
-    root = cholesky(metric)
-    inside, outside = trained(rows, pq_of(8), metric=metric), trained(rows, pq_of(8))
-    assert mean_square(rows, inside, root=root) < 0.8 * mean_square(rows, outside, root=root)
+def skewed(dim, condition=100):
+    turn, _ = np.linalg.qr(random_rows(dim, dim).astype(float))
+    return (turn * np.geomspace(1 / condition, 1, dim)) @ turn.T
+
+
+@every_sub
+def test_errors_are_least_in_the_metric(sub):
+    rows, metric = random_rows(6000, 16), skewed(16)
+    inside, outside = trained(rows, pq_of(sub), metric=metric), trained(rows, pq_of(sub))
+    assert mean_square(rows, inside, metric=metric) < 0.7 * mean_square(
+        rows, outside, metric=metric
+    )
     assert mean_square(rows, inside) > mean_square(rows, outside)
+
+
+@every_sub
+def test_entries_fitted_together_beat_those_of_each_block_for_itself(sub):
+    rows, metric = random_rows(6000, 16), skewed(16)
+    together = trained(rows, pq_of(sub), metric=metric)
+    block = np.arange(16) // sub
+    apart = train_codebook(
+        pq_of(sub), rows, np.ones(6000), np.where(block[:, None] == block, metric, 0)
+    )
+    same_codes = Codebook.of(apart, 16, factor(metric, sub))
+    least = mean_square(rows, same_codes, metric=metric)
+    assert mean_square(rows, together, metric=metric) < 0.93 * least
 
 
 @every_dtype
@@ -189,13 +208,24 @@ def test_one_huge_value_does_not_spoil_the_rest():
 
 @pytest.mark.parametrize(
     "metric",
-    [np.zeros((8, 8)), np.diag([1.0, 1, 1, 1, 0, 0, 0, 0]), np.full((8, 8), np.nan), -np.eye(8)],
-    ids=["zero", "of some values", "nan", "negative"],
+    [
+        np.zeros((8, 8)),
+        np.diag([1.0, 1, 1, 1, 0, 0, 0, 0]),
+        np.ones((8, 8)) - np.eye(8),
+        -np.eye(8),
+    ],
+    ids=["zero", "of some values", "indefinite", "negative"],
 )
 def test_odd_metrics_are_taken(metric):
     rows = random_rows(3000, 8)
     book = trained(rows, pq_of(), metric=metric)
     assert ((served(rows, book) - rows)[:, :4] ** 2).sum(axis=1).mean() < 0.6
+
+
+def test_a_metric_that_is_not_finite_is_refused():
+    for odd in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="finite"):
+            trained(random_rows(300, 8), pq_of(), metric=np.full((8, 8), odd))
 
 
 def test_rows_are_left_alone():
@@ -219,7 +249,7 @@ def plain_rows(count, dim):
 @pytest.mark.parametrize("backend", kernels.backends())
 @pytest.mark.parametrize(
     ("sub", "metric", "digest"),
-    [(2, False, "321020159fd13512"), (4, True, "052b110b5261ba6d"), (8, True, "e7b893b0201f3ccc")],
+    [(2, False, "321020159fd13512"), (4, True, "929d6de8931d8aa2"), (8, True, "12b276f88987159b")],
 )
 def test_codebooks_are_the_same_on_every_machine(sub, metric, digest, backend):
     rows = plain_rows(5000, 12)

@@ -22,8 +22,9 @@ struct Backend {
   // adds up what rows come to; bit t of `ranged`: those of tier t by their range; false if a
   // value is not finite
   bool (*measure)(const Block&, std::uint32_t ranged, Measures&);
-  // out: (count,), how far each row is from what would be served; `source` has no index
-  void (*distort)(const Code&, const Source&, const Gauge&, float* out);
+  // out: (count,), how far each row is from what would be served: from `stand_in`, else from its
+  // codes; `source` has no index
+  void (*distort)(const Code&, const Source&, const float* stand_in, float* out);
 };
 
 }  // namespace sharkstore

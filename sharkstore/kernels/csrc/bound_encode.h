@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cmath>
+#include <deque>
+#include <initializer_list>
+#include <optional>
 
 #include "bound_table.h"
 #include "rowmap.h"
@@ -50,44 +53,92 @@ class BoundRows {
   Block block_;
 };
 
-// A codebook: float32 arrays (terms, center, metric or None, values), of shapes as in `Book`.
+// Whether an array is of these lengths.
+inline bool is_shaped(const Buffer& array, std::initializer_list<std::int64_t> lengths) {
+  if (array.dimensions() != static_cast<int>(lengths.size())) return false;
+  int axis = 0;
+  for (const std::int64_t wanted : lengths)
+    if (array.length(axis++) != wanted) return false;
+  return true;
+}
+
+// Whether an array, int64 (count,), names each of 0 to count - 1 in some place: a number outside
+// would be read outside.
+inline bool is_order(const Held& array, std::int64_t count) {
+  if (!array.holds("lq", 8) || !is_shaped(array, {count})) return false;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t one = array.data<std::int64_t>()[i];
+    if (one < 0 || one >= count) return false;
+  }
+  return true;
+}
+
+// The parts of a tuple, which may hold None.
+class BoundParts {
+ public:
+  BoundParts(nb::handle object, std::size_t count, const char* wrong) {
+    nb::tuple parts;
+    if (!nb::try_cast(object, parts) || parts.size() != count) throw nb::value_error(wrong);
+    for (const nb::handle part : parts) {
+      if (part.is_none()) held_.emplace_back();
+      else held_.emplace_back(part);
+    }
+  }
+  // Whether part i is float32 of this shape.
+  bool floats(std::size_t i, std::initializer_list<std::int64_t> lengths) const {
+    return held_[i] && held_[i]->floats() && is_shaped(*held_[i], lengths);
+  }
+  const std::optional<Held>& operator[](std::size_t i) const { return held_[i]; }
+  const float* values(std::size_t i) const { return held_[i] ? held_[i]->data<float>() : nullptr; }
+
+ private:
+  std::deque<std::optional<Held>> held_;
+};
+
+// A codebook: (terms, center, values, order, root or None), of shapes as in `Book`.
 class BoundBook {
  public:
   BoundBook(nb::handle codebook, Kind kind, int dim) {
     if (!has_codebook(kind)) return;
-    nb::tuple parts;
-    if (!nb::try_cast(codebook, parts) || parts.size() != 4)
-      throw nb::value_error("encoding without its codebook");
+    const BoundParts& parts = parts_.emplace(codebook, 5, "encoding without its codebook");
     const std::int64_t blocks = stored_bytes(kind, dim), sub = sub_values(kind);
-    for (std::size_t i = 0; i < 4; ++i)
-      if (!parts[i].is_none()) held_.emplace_back(parts[i]);
-      else if (i != 2) throw nb::value_error("codebook lacks a part");
-    const bool pulls = held_.size() == 4;
-    const Held& values = held_.back();
-    const std::int64_t entries = values.floats() && values.dimensions() == 3 ? values.length(1) : 0;
-    if (entries < 1 || entries > 256 || !is(values, blocks, entries, sub) ||
-        !is(held_[0], blocks, entries, 1 + sub) || !is(held_[1], blocks, sub) ||
-        (pulls && !is(held_[2], blocks, sub, sub)))
+    const std::int64_t all = blocks * sub;
+    const std::int64_t entries =
+        parts[2] && parts[2]->dimensions() == 3 ? parts[2]->length(1) : 0;
+    const bool diagonal = parts[4] && parts[4]->dimensions() == 1;
+    if (entries < 1 || entries > 256 || !parts.floats(0, {blocks, entries, 1 + sub}) ||
+        !parts.floats(1, {blocks, sub}) || !parts.floats(2, {blocks, entries, sub}) ||
+        !parts[3] || !is_order(*parts[3], blocks) ||
+        (parts[4] && !(diagonal ? parts.floats(4, {all}) : parts.floats(4, {all, all}))))
       throw nb::value_error("codebook of another shape");
-    book_ = {static_cast<int>(entries), held_[0].data<float>(), held_[1].data<float>(),
-             pulls ? held_[2].data<float>() : nullptr, values.data<float>()};
+    book_ = {static_cast<int>(entries), parts.values(0), parts.values(1), parts.values(2),
+             parts[3]->data<std::int64_t>(), parts.values(4), diagonal};
   }
 
-  const Book* book() const { return held_.empty() ? nullptr : &book_; }
+  const Book* book() const { return parts_ ? &book_ : nullptr; }
 
  private:
-  template <class... Lengths>
-  static bool is(const Held& array, Lengths... lengths) {
-    const std::int64_t wanted[] = {lengths...};
-    constexpr int kAxes = sizeof...(lengths);
-    if (!array.floats() || array.dimensions() != kAxes) return false;
-    for (int axis = 0; axis < kAxes; ++axis)
-      if (array.length(axis) != wanted[axis]) return false;
-    return true;
+  std::optional<BoundParts> parts_;
+  Book book_;
+};
+
+// A factor: None, or (order, feed or None, diagonal), of shapes as in `Factor`.
+class BoundFactor {
+ public:
+  BoundFactor(nb::handle factor, int dim) {
+    if (factor.is_none()) return;
+    const BoundParts& parts = parts_.emplace(factor, 3, "factor of another kind");
+    if (!parts[0] || !is_order(*parts[0], dim) || !parts.floats(2, {dim}) ||
+        (parts[1] && !parts.floats(1, {dim, dim})))
+      throw nb::value_error("factor of another shape");
+    factor_ = {parts[0]->data<std::int64_t>(), parts.values(1), parts.values(2)};
   }
 
-  std::deque<Held> held_;
-  Book book_;
+  const Factor* factor() const { return parts_ ? &factor_ : nullptr; }
+
+ private:
+  std::optional<BoundParts> parts_;
+  Factor factor_;
 };
 
 inline Code code_of(int kind, int exponent) {
@@ -96,6 +147,25 @@ inline Code code_of(int kind, int exponent) {
   return {static_cast<Kind>(kind), std::ldexp(1.0f, exponent), std::ldexp(1.0f, -exponent)};
 }
 
+// How rows are to be encoded, and what that takes.
+class BoundCode {
+ public:
+  BoundCode(int kind, int exponent, nb::handle codebook, nb::handle factor, int dim)
+      : code_(code_of(kind, exponent)), book_(codebook, code_.kind, dim), factor_(factor, dim) {
+    code_.book = book_.book();
+    code_.factor = factor_.factor();
+  }
+  BoundCode(const BoundCode&) = delete;
+  BoundCode& operator=(const BoundCode&) = delete;
+
+  const Code& code() const { return code_; }
+
+ private:
+  Code code_;
+  BoundBook book_;
+  BoundFactor factor_;
+};
+
 // Where stored rows go: uint8 (n, row bytes).
 inline void check_stored(const Buffer& out, const Code& code, const BoundRows& rows) {
   if (!out.holds("B", 1) || out.dimensions() != 2 ||
@@ -103,65 +173,51 @@ inline void check_stored(const Buffer& out, const Code& code, const BoundRows& r
     throw nb::value_error("out must be uint8 (n, row bytes), apart from the rows");
 }
 
-inline void bound_encode(int kind, int exponent, nb::handle codebook, nb::handle rows,
-                         nb::handle out) {
-  Code code = code_of(kind, exponent);
+inline void bound_encode(int kind, int exponent, nb::handle codebook, nb::handle factor,
+                         nb::handle rows, nb::handle out) {
   const BoundRows from(rows, nb::none());
-  const BoundBook book(codebook, code.kind, from.block().dim);
-  code.book = book.book();
-  const Held to(out, PyBUF_WRITABLE);
-  check_stored(to, code, from);
   const Block& block = from.block();
+  const BoundCode how(kind, exponent, codebook, factor, block.dim);
+  const Held to(out, PyBUF_WRITABLE);
+  check_stored(to, how.code(), from);
   if (to.length(0) != block.count) throw nb::value_error("out must have as many rows");
   const Backend& kernels = *current_backend();
   const Unlocked unlocked;
-  kernels.encode(code, {block.values, nullptr, block.count, block.dim}, to.data<std::uint8_t>());
+  kernels.encode(how.code(), {block.values, nullptr, block.count, block.dim},
+                 to.data<std::uint8_t>());
 }
 
 // Encodes rows of one tier, after the first `skip`, until `out` is full; gives how many.
 inline std::int64_t bound_encode_tier(int kind, int exponent, nb::handle codebook,
-                                      nb::handle rows, nb::handle rowmap, int tier,
-                                      std::int64_t skip, nb::handle out) {
-  Code code = code_of(kind, exponent);
+                                      nb::handle factor, nb::handle rows, nb::handle rowmap,
+                                      int tier, std::int64_t skip, nb::handle out) {
   const BoundRows from(rows, rowmap);
-  const BoundBook book(codebook, code.kind, from.block().dim);
-  code.book = book.book();
+  const BoundCode how(kind, exponent, codebook, factor, from.block().dim);
   const Held to(out, PyBUF_WRITABLE);
-  check_stored(to, code, from);
+  check_stored(to, how.code(), from);
   if (tier < 0 || tier >= kMaxTiers || skip < 0) throw nb::value_error("tier out of range");
   const Backend& kernels = *current_backend();
   const Unlocked unlocked;
-  return kernels.encode_tier(code, from.block(), tier, skip, to.length(0),
+  return kernels.encode_tier(how.code(), from.block(), tier, skip, to.length(0),
                              to.data<std::uint8_t>());
 }
 
-// root: None, float32 (dim,) or (dim, dim); stand_in: None or float32 (dim,); out: float32 (n,)
-inline void bound_distort(int kind, int exponent, nb::handle codebook, nb::handle rows,
-                          nb::handle root, nb::handle stand_in, nb::handle out) {
-  Code code = code_of(kind, exponent);
+// stand_in: None or float32 (dim,); out: float32 (n,)
+inline void bound_distort(int kind, int exponent, nb::handle codebook, nb::handle factor,
+                          nb::handle rows, nb::handle stand_in, nb::handle out) {
   const BoundRows from(rows, nb::none());
   const Block& block = from.block();
-  const BoundBook book(codebook, code.kind, block.dim);
-  code.book = book.book();
-  const Held metric(root), served(stand_in), to(out, PyBUF_WRITABLE);
-  Gauge gauge;
-  if (!root.is_none()) {
-    if (!metric.floats() || metric.dimensions() < 1 || metric.dimensions() > 2 ||
-        metric.length(0) != block.dim || metric.length(metric.dimensions() - 1) != block.dim)
-      throw nb::value_error("root must be float32 (dim,) or (dim, dim)");
-    gauge.root = metric.data<float>();
-    gauge.diagonal = metric.dimensions() == 1;
-  }
-  if (!stand_in.is_none()) {
-    if (!served.floats() || served.dimensions() != 1 || served.length(0) != block.dim)
-      throw nb::value_error("stand-in must be float32 (dim,)");
-    gauge.stand_in = served.data<float>();
-  }
-  if (!to.floats() || to.dimensions() != 1 || to.length(0) != block.count || from.overlaps(to))
+  const BoundCode how(kind, exponent, codebook, factor, block.dim);
+  const Held served(stand_in), to(out, PyBUF_WRITABLE);
+  if (!stand_in.is_none() && !(served.floats() && is_shaped(served, {block.dim})))
+    throw nb::value_error("stand-in must be float32 (dim,)");
+  if (!to.floats() || !is_shaped(to, {block.count}) || from.overlaps(to))
     throw nb::value_error("out must be float32 (n,), apart from the rows");
+  const float* one = stand_in.is_none() ? nullptr : served.data<float>();
   const Backend& kernels = *current_backend();
   const Unlocked unlocked;
-  kernels.distort(code, {block.values, nullptr, block.count, block.dim}, gauge, to.data<float>());
+  kernels.distort(how.code(), {block.values, nullptr, block.count, block.dim}, one,
+                  to.data<float>());
 }
 
 // Adds what rows come to, to largest float32 (tiers,) and magnitudes int64 (tiers, kExponents);

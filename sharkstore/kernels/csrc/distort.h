@@ -13,8 +13,8 @@ constexpr int kHeldValues = 1 << 14;
 // Differences of some rows from what would be served for them.
 class Differences {
  public:
-  Differences(const Code& code, const Gauge& gauge, int dim)
-      : code_(code), gauge_(gauge), dim_(dim), stride_(stored_bytes(code.kind, dim)) {
+  Differences(const Code& code, int dim)
+      : code_(code), dim_(dim), stride_(stored_bytes(code.kind, dim)) {
     room_ = kHeldValues / dim / Group::kRows * Group::kRows;
     room_ = room_ > kShortRows ? kShortRows : room_ < Group::kRows ? Group::kRows : room_;
     table_.dim = dim;
@@ -31,10 +31,6 @@ class Differences {
 
   // The differences of up to room() rows, float32 (count, dim).
   const float* of(const float* rows, int count) {
-    if (gauge_.stand_in) {
-      for (int r = 0; r < count; ++r) subtract(rows + r * dim_, gauge_.stand_in, r);
-      return values_.get();
-    }
     encode_rows(code_, {rows, nullptr, count, dim_}, stored_.get());
     if (has_codebook(code_.kind)) {
       for (int r = 0; r < count; ++r) subtract(rows + r * dim_, entries(r), r);
@@ -80,7 +76,6 @@ class Differences {
   }
 
   const Code& code_;
-  const Gauge& gauge_;
   int dim_, room_;
   std::int64_t stride_;
   Table table_;
@@ -88,50 +83,9 @@ class Differences {
   std::unique_ptr<float[]> values_, served_;
 };
 
-// The sum of squares of `Wide` columns of the root times the differences, added to `total`.
-template <int Wide>
-SHARKSTORE_INLINE Vec add_columns(Vec total, const float* root, const Transposed& values, int i) {
-  const int dim = values.dim();
-  Vec sum[Wide];
-  SHARKSTORE_UNROLL
-  for (int w = 0; w < Wide; ++w) sum[w] = Vec::all(0.0f);
-  const float* line = root + static_cast<std::int64_t>(i) * dim + i;
-  SHARKSTORE_UNROLL
-  for (int j = 0; j < Wide; ++j, line += dim) {
-    SHARKSTORE_UNROLL
-    for (int w = 0; w <= j; ++w) sum[w] = sum[w] + Vec::all(line[w]) * values[i + j];
-  }
-  for (int j = i + Wide; j < dim; ++j, line += dim) {
-    const Vec value = values[j];
-    SHARKSTORE_UNROLL
-    for (int w = 0; w < Wide; ++w) sum[w] = sum[w] + Vec::all(line[w]) * value;
-  }
-  SHARKSTORE_UNROLL
-  for (int w = 0; w < Wide; ++w) total = total + sum[w] * sum[w];
-  return total;
-}
-
-SHARKSTORE_INLINE Vec squared_size(const Gauge& gauge, const Transposed& values) {
-  constexpr int kWide = 8;
-  Vec total = Vec::all(0.0f);
-  int i = 0;
-  if (gauge.root && !gauge.diagonal) {
-    for (; i + kWide <= values.dim(); i += kWide)
-      total = add_columns<kWide>(total, gauge.root, values, i);
-    for (; i < values.dim(); ++i) total = add_columns<1>(total, gauge.root, values, i);
-    return total;
-  }
-  for (; i < values.dim(); ++i) {
-    const Vec one = gauge.root ? Vec::all(gauge.root[i]) * values[i] : values[i];
-    total = total + one * one;
-  }
-  return total;
-}
-
-// out: (count,); infinity for what is not finite. `source` has no index.
-inline void distort(const Code& code, const Source& source, const Gauge& gauge, float* out) {
-  const Vec infinite = Vec::all(__builtin_inff());
-  Differences differences(code, gauge, source.dim);
+// Errors in no metric: of codes, each rounded for itself.
+inline void distort_plain(const Code& code, const Source& source, float* out) {
+  Differences differences(code, source.dim);
   Transposed values(source.dim);
   for (std::int64_t first = 0; first < source.count; first += differences.room()) {
     const std::int64_t left = source.count - first;
@@ -141,10 +95,56 @@ inline void distort(const Code& code, const Source& source, const Gauge& gauge, 
     for (int i = 0; i < count; i += Group::kRows) {
       const Group group(held, i);
       values.take(group);
-      const Vec total = squared_size(gauge, values);
-      Vec::where_less(total, infinite, total, infinite).store_part(out + first + i, group.count);
+      Vec total = Vec::all(0.0f);
+      for (int j = 0; j < source.dim; ++j) total = total + values[j] * values[j];
+      put_sizes(out + first + i, total, group.count);
     }
   }
+}
+
+// Errors in no metric, of one row for all.
+inline void distort_constant(const Source& source, const float* stand_in, float* out) {
+  Transposed values(source.dim);
+  for (std::int64_t i = 0; i < source.count; i += Group::kRows) {
+    const Group group(source, i);
+    values.take(group);
+    Vec total = Vec::all(0.0f);
+    for (int j = 0; j < source.dim; ++j) {
+      const Vec off = values[j] - Vec::all(stand_in[j]);
+      total = total + off * off;
+    }
+    put_sizes(out + i, total, group.count);
+  }
+}
+
+// Errors in a metric of what takes no heed of it: one row for all, or float16.
+inline void distort_unheeding(const Factor& factor, const Source& source, const float* stand_in,
+                              float* out) {
+  InMetric metric(factor, source.dim);
+  for (std::int64_t i = 0; i < source.count; i += kSides * Group::kRows) {
+    for (int side = 0; side < kSides; ++side)
+      metric.values[side].take(Group(source, i + side * Group::kRows));
+    Vec total[kSides];
+    metric.squared(total, [&](int side, int, int dim, Vec) SHARKSTORE_LAMBDA {
+      if (stand_in) return Vec::all(stand_in[dim]);
+      std::uint8_t stored[2 * Vec::kLanes];
+      metric.values[side][dim].store_f16(stored);
+      return Vec::load_f16(stored);
+    });
+    for (int side = 0; side < kSides; ++side) {
+      const std::int64_t first = i + side * Group::kRows, left = source.count - first;
+      put_sizes(out + first, total[side], left < Vec::kLanes ? static_cast<int>(left) : Vec::kLanes);
+    }
+  }
+}
+
+// out: (count,); infinity for what is not finite. `source` has no index.
+inline void distort(const Code& code, const Source& source, const float* stand_in, float* out) {
+  if (has_codebook(code.kind) && code.book->root) return encode_pq(code, source, nullptr, out);
+  if (!code.factor)
+    return stand_in ? distort_constant(source, stand_in, out) : distort_plain(code, source, out);
+  if (!stand_in && has_scale(code.kind)) return encode_rounded(code, source, nullptr, out);
+  distort_unheeding(*code.factor, source, stand_in, out);
 }
 
 }  // namespace sharkstore::SHARKSTORE_BACKEND

@@ -3,6 +3,7 @@
 
 #include "assign.h"
 #include "head.h"
+#include "rounding.h"
 #include "search.h"
 #include "tierrows.h"
 
@@ -195,6 +196,7 @@ const Encoders& pick_encoders(int dim) {
 
 // Writes the stored rows of `source`, one behind the other, to `out`.
 inline void encode_rows(const Code& code, const Source& source, std::uint8_t* out) {
+  if (code.factor && has_scale(code.kind)) return encode_rounded(code, source, out, nullptr);
 #ifdef SHARKSTORE_PLAIN
   const Encoders& chosen = pick_encoders<>(source.dim);
 #else

@@ -10,10 +10,19 @@ namespace sharkstore {
 // What rows are told by that are stored as codes of a codebook, as in kernels/pq.py.
 struct Book {
   int entries;
-  const float* terms;   // (blocks, entries, 1 + sub): half a size, then the entry less the center
-  const float* center;  // (blocks, sub)
-  const float* metric;  // (blocks, sub, sub), or null
-  const float* values;  // (blocks, entries, sub)
+  const float* terms;         // (blocks, entries, 1 + sub): half a size, then what it is of
+  const float* center;        // (blocks, sub)
+  const float* values;        // (blocks, entries, sub)
+  const std::int64_t* order;  // (blocks,): the block at each position
+  const float* root;          // (blocks * sub, blocks * sub), or its diagonal; null: identity
+  bool diagonal;
+};
+
+// The metric that codes are rounded in, as in kernels/factor.py.
+struct Factor {
+  const std::int64_t* order;  // (dim,): the dim at each position
+  const float* feed;          // (dim, dim); null: zeros
+  const float* diagonal;      // (dim,)
 };
 
 // How rows are stored. `up` is 2^e and `down` 2^-e, with e the tier's scale exponent.
@@ -21,14 +30,8 @@ struct Code {
   Kind kind;
   float up = 1.0f;
   float down = 1.0f;
-  const Book* book = nullptr;
-};
-
-// What distortions are measured by.
-struct Gauge {
-  const float* root = nullptr;  // (dim, dim), lower triangular, or its diagonal; null: identity
-  bool diagonal = false;
-  const float* stand_in = nullptr;  // the row that is served for all; null: rows are encoded
+  const Book* book = nullptr;      // of kinds with a codebook
+  const Factor* factor = nullptr;  // of others; null: values are rounded each for itself
 };
 
 // Rows of float32: all `count` from `values`, or those that `index` names, in its order.

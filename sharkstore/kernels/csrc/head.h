@@ -5,6 +5,9 @@
 
 namespace sharkstore::SHARKSTORE_BACKEND {
 
+// Whether rows have a scale, and codes that it is for.
+constexpr bool has_scale(Kind kind) { return kind >= Kind::kInt8 && !has_codebook(kind); }
+
 // The scales, or biases, of a group as they are stored: float16 or float32.
 template <Kind K>
 struct Head {

@@ -40,11 +40,12 @@ NB_MODULE(_native, m) {
     if (!chosen) throw nb::value_error("no such kernels here");
     current_backend() = chosen;
   }, "name"_a);
-  m.def("encode", &bound_encode, "kind"_a, "exponent"_a, "codebook"_a.none(), "rows"_a, "out"_a);
-  m.def("encode_tier", &bound_encode_tier, "kind"_a, "exponent"_a, "codebook"_a.none(), "rows"_a,
-        "rowmap"_a.none(), "tier"_a, "skip"_a, "out"_a);
-  m.def("distort", &bound_distort, "kind"_a, "exponent"_a, "codebook"_a.none(), "rows"_a,
-        "root"_a.none(), "stand_in"_a.none(), "out"_a);
+  m.def("encode", &bound_encode, "kind"_a, "exponent"_a, "codebook"_a.none(), "factor"_a.none(),
+        "rows"_a, "out"_a);
+  m.def("encode_tier", &bound_encode_tier, "kind"_a, "exponent"_a, "codebook"_a.none(),
+        "factor"_a.none(), "rows"_a, "rowmap"_a.none(), "tier"_a, "skip"_a, "out"_a);
+  m.def("distort", &bound_distort, "kind"_a, "exponent"_a, "codebook"_a.none(),
+        "factor"_a.none(), "rows"_a, "stand_in"_a.none(), "out"_a);
   m.def("measure", &bound_measure, "rows"_a, "rowmap"_a.none(), "ranged"_a, "largest"_a,
         "magnitudes"_a);
   m.def("build_rowmap", &bound_build_rowmap, "tiers"_a, "planes"_a, "before"_a, "out"_a);

@@ -211,13 +211,13 @@ class Search {
   Vec error_;
 };
 
-// Writes the codes of a group: words of 16 bits are made side by side, then sorted to their rows.
-template <Kind K>
-SHARKSTORE_INLINE void put_low_bits(const Search<K>& search, int dim, int rows, Vec::Int* words,
+// Writes the codes of a group, as found.codes() tells them: words of 16 bits are made side by side, then sorted to their rows.
+template <Kind K, class Found>
+SHARKSTORE_INLINE void put_codes(const Found& found, int dim, int rows, Vec::Int* words,
                                     std::uint8_t* out, std::int64_t stride) {
   constexpr int kPerWord = 16 / code_bits(K);
   Vec word = Vec::all(0.0f);
-  search.codes([&](int j, Vec code) SHARKSTORE_LAMBDA {
+  found.codes([&](int j, Vec code) SHARKSTORE_LAMBDA {
     const int place = j % kPerWord;
     word = word + code * Vec::all(static_cast<float>(1 << (place * code_bits(K))));
     if (place + 1 < kPerWord && j + 1 < dim) return;
@@ -250,7 +250,7 @@ void encode_searched(const Code& code, const Source& source, std::uint8_t* out) 
       std::uint8_t* row = scales.put(out + r * stride, r);
       if (is_affine(K)) biases.put(row, r);
     }
-    put_low_bits<K>(search, source.dim, group.count, words.get(), out + head_bytes(K), stride);
+    put_codes<K>(search, source.dim, group.count, words.get(), out + head_bytes(K), stride);
   }
 }
 
