@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharkstore import __version__
+from sharkstore.allocate.allocate import Point
+from sharkstore.allocate.budget import Budgeted, again, within_budget
 from sharkstore.errors import DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
-from sharkstore.plan.build import Policy, Rank, build_plan, check_plan, weak_fields
-from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, parse_plan
+from sharkstore.plan.build import (
+    Method,
+    Policy,
+    Rank,
+    RoundingChoice,
+    build_plan,
+    check_plan,
+    weak_fields,
+)
+from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, Weigh, parse_plan
 from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
 from sharkstore.readers.model import Checkpoint
@@ -38,6 +48,7 @@ class Conversion:
         pruned: the tables that go, what they cost in predicted loss and what they save.
         notes: what a person should know: rows that count alike, values set to zero, …
         written: whether the store was written; False in a dry run.
+        curve: in a dry run with a budget, the least predicted loss at other budgets.
     """
 
     plan: Plan
@@ -46,13 +57,28 @@ class Conversion:
     pruned: Pruned
     notes: tuple[str, ...] = ()
     written: bool = False
+    curve: tuple[Point, ...] = ()
+
+    @property
+    def predicted_loss(self) -> float | None:
+        """Predicted increase of the loss by the encodings; None if nothing predicts it."""
+        if self.plan.budget is None:
+            return None
+        return sum(table.predicted_loss or 0.0 for table in self.plan.tables)
 
 
 def convert_checkpoint(
     checkpoint: Path,
     store: Path,
     *,
-    tiers: str = "int8",
+    tiers: str | None = None,
+    budget: str | None = None,
+    max_loss: float | None = None,
+    encodings: Sequence[str] = (),
+    floors: Sequence[str] = (),
+    method: Method = "loss",
+    weigh: Weigh | None = None,
+    rounding: RoundingChoice = "auto",
     stats: Path | None = None,
     tables: Sequence[str] = (),
     keep: int | None = None,
@@ -66,6 +92,7 @@ def convert_checkpoint(
     nonfinite: NonFinite = "error",
     plan: Path | None = None,
     dry_run: bool = False,
+    curve: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -75,7 +102,18 @@ def convert_checkpoint(
         checkpoint: `.safetensors`, `*.safetensors.index.json`, `.pt` or `.pth`.
         store: the directory to make.
         tiers: `int8`, or shares (`f32=1%,f16=9%,int8=rest`), or least priorities
-            (`f32@1000,f16@50,int8`).
+            (`f32@1000,f16@50,int8`); `int8` if neither this nor a budget is given.
+        budget: bytes of the store's tables, all counted: a share of the tables' float32 bytes
+            (`10%`) or a size (`8GiB`). Every row gets the encoding that makes the predicted
+            loss least within it.
+        max_loss: predicted increase of the loss; as few bytes as keep to it.
+        encodings: that a budget may use (`int8`, `pq4`, …); all when left out.
+        floors: least precise encodings of some tables: `int8:GLOB`.
+        method: `loss`, or `shark`: the paper's thresholds on priorities within the budget.
+        weigh: what an error in a row costs: `metric`, `sensitivity`, `count` or `alike`; the
+            best that the stats have when left out.
+        rounding: codes are the `nearest` or round in the table's `metric`; `auto`: the latter
+            for codes of few bits where the stats have it.
         stats: row priorities and field scores; without it all rows count alike.
         tables: globs over the checkpoint's keys; they replace the rule which are tables.
         keep: keep this many fields, the best by score, and prune the rest: a table whose
@@ -94,8 +132,10 @@ def convert_checkpoint(
         plan: a plan as a dry run gives it, edited or not; replaces the options above but
             `stats`.
         dry_run: write nothing.
+        curve: find out what other budgets would cost, as a dry run with a budget does.
         overwrite: replace the store that is there, in one step.
-        progress: called with a stage (`rank`, `read`, `write`), bytes just done, bytes in all.
+        progress: called with a stage (`train`, `measure`, `rank`, `read`, `write`), what was
+            just done and how much there is: tables in `train`, bytes in the others.
 
     Returns:
         The plan, and the metadata of the store.
@@ -121,12 +161,23 @@ def convert_checkpoint(
             drop=drop,
             default=default_row,
             nonfinite=nonfinite,
+            budget=budget,
+            max_loss=max_loss,
+            encodings=encodings,
+            floors=floors,
+            method=method,
+            weigh=weigh,
+            rounding=rounding,
         )
         planned = build_plan(source.tensors, source.left, measured, policy)
         notes = _stay(planned, policy)
     else:
+        policy = None
         planned = _replayed(plan, source, measured)
         notes = _unsaid(planned, source)
+    tell = progress or _silent
+    found = _budgeted(source, planned, measured, policy, tell, curve=curve or dry_run)
+    planned = found.plan
     provenance: dict[str, Any] = {
         "tool": f"sharkstore {__version__}",
         "source": {"name": source.name},
@@ -136,8 +187,9 @@ def convert_checkpoint(
     if dry_run:
         metadata = plan_metadata(planned, source.tensors, provenance, {})
         pruned = _pruned(planned, metadata, measured)
-        return Conversion(planned, metadata, data_bytes(metadata), pruned, notes)
-    metadata, surveys = write_store(
+        size = data_bytes(metadata)
+        return Conversion(planned, metadata, size, pruned, notes, curve=found.curve)
+    written = write_store(
         source,
         source.tensors,
         planned,
@@ -145,11 +197,31 @@ def convert_checkpoint(
         os.fsdecode(store),
         provenance=provenance,
         overwrite=overwrite,
-        progress=progress or _silent,
+        progress=tell,
+        allotment=found.allocation,
     )
-    notes += _found(surveys)
+    notes += _found(written.surveys)
+    metadata, planned = written.metadata, written.plan
     pruned = _pruned(planned, metadata, measured)
-    return Conversion(planned, metadata, data_bytes(metadata), pruned, notes, written=True)
+    size = data_bytes(metadata)
+    return Conversion(planned, metadata, size, pruned, notes, written=True, curve=found.curve)
+
+
+def _budgeted(
+    source: Checkpoint,
+    plan: Plan,
+    stats: Stats,
+    policy: Policy | None,
+    progress: Progress,
+    *,
+    curve: bool,
+) -> Budgeted:
+    """The plan with what decides over rows, where a budget does."""
+    if policy is not None and policy.limited:
+        return within_budget(source, source.tensors, plan, stats, policy, progress, curve=curve)
+    if policy is None and plan.budget is not None:
+        return again(source, source.tensors, plan, stats, progress)
+    return Budgeted(plan, None)
 
 
 def _refuse_inside(path: Path | None, store: Path) -> None:

@@ -132,8 +132,10 @@ def planes_for(tiers: int) -> int:
 
 
 def parse_encoding(text: str) -> Encoding:
-    """Read `f32`, `f16`, `constant`; `int8`, `int4`, `int2` with `.affine`, `.f32` or both; `pq2`,
-    `pq4`, `pq8` with a number of entries (`.64`), `.f32` or both.
+    """Read an encoding as it is spelled.
+
+    `f32`, `f16`, `constant`; `int8`, `int4`, `int2` with `.affine`, `.f32` or both; `pq2`, `pq4`,
+    `pq8` with a number of entries (`.64`), `.f32` or both.
 
     Raises:
         ValueError: for anything else, naming what is known.

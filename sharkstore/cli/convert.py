@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sharkstore.cli.budget import (
+    budget_options,
+    check_picture,
+    checked,
+    curve_document,
+    curve_grid,
+    draw_curve,
+)
 from sharkstore.cli.pruned import pruned_document, pruned_messages
 from sharkstore.cli.render import (
     Bars,
@@ -22,14 +30,21 @@ from sharkstore.cli.render import (
     size,
 )
 from sharkstore.convert import Conversion, convert_checkpoint
-from sharkstore.errors import DestinationError, PlanError, WriteError
+from sharkstore.errors import DestinationError, WriteError
+from sharkstore.format.metadata import TableMetadata
 from sharkstore.plan.amounts import parse_amount, parse_share
 from sharkstore.plan.build import PRUNING, RANKS
+from sharkstore.plan.model import TablePlan
 from sharkstore.plan.prune import check_least
 from sharkstore.plan.tiers import parse_tiers
 from sharkstore.report import ratio
 
 SHOWN = 4
+# options that a plan has decided over
+DECIDED = (
+    *("tiers", "budget", "max_loss", "encodings", "floors", "method", "weigh", "rounding"),
+    *("tables", *PRUNING, "drop", "default_row", "nonfinite"),
+)
 EXAMPLES = """
 \b
 Examples:
@@ -38,23 +53,10 @@ Examples:
   sharkstore convert model.pt model.shark --stats stats.safetensors \\
       --tiers f32@1000,f16@50,int8 --keep 30
   sharkstore convert model.pt model.shark --stats stats.safetensors --prune-bytes 30%
+  sharkstore convert model.pt model.shark --stats stats.safetensors --budget 5%
   sharkstore convert model.pt model.shark --dry-run --plan-out plan.json
   sharkstore convert model.pt model.shark --plan plan.json
 """
-
-
-def _checked(check: Callable[[Any], object]) -> Callable[..., Any]:
-    """A callback that refuses an option's value as bad usage, if it is given."""
-
-    def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
-        try:
-            if value is not None:
-                check(value)
-        except PlanError as error:
-            raise click.BadParameter(str(error)) from error
-        return value
-
-    return callback
 
 
 @click.command(epilog=EXAMPLES)
@@ -62,34 +64,33 @@ def _checked(check: Callable[[Any], object]) -> Callable[..., Any]:
 @click.argument("store", type=click.Path())
 @click.option(
     "--tiers",
-    default="int8",
-    show_default=True,
-    callback=_checked(parse_tiers),
+    callback=checked(parse_tiers),
     help="Encodings by share of the rows ('f32=1%,f16=9%,int8=rest') or by least priority "
     "('f32@1000,f16@50,int8'). Encodings: f32, f16, int8, int4, int2, constant (the tier's "
-    "mean row); after int8, int4 or int2, .affine (scale and bias), .f32 (both in float32) or "
-    ".affine.f32.",
+    "mean row), pq2, pq4, pq8 (a code for 2, 4 or 8 values); after int8, int4 or int2, .affine "
+    "(scale and bias), .f32 (both in float32) or .affine.f32. int8 if there is no budget.",
 )
+@budget_options
 @click.option("--stats", type=click.Path(), help="Row priorities and field scores (safetensors).")
 @click.option("--tables", multiple=True, metavar="GLOB", help="Which tensors are tables.")
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the N best fields.")
 @click.option(
     "--keep-share",
     metavar="SHARE",
-    callback=_checked(parse_share),
+    callback=checked(parse_share),
     help="Keep the best fields, this share of all ('60%').",
 )
 @click.option(
     "--prune-below",
     type=float,
     metavar="SCORE",
-    callback=_checked(check_least),
+    callback=checked(check_least),
     help="Prune the fields that score less.",
 )
 @click.option(
     "--prune-bytes",
     metavar="AMOUNT",
-    callback=_checked(parse_amount),
+    callback=checked(parse_amount),
     help="Prune the tables of least score per byte until this much of all tables' float32 bytes "
     "is saved ('30%', '8GiB', '500MB').",
 )
@@ -129,6 +130,7 @@ def convert(
     quiet: bool,
     verbose: bool,
     plan_out: str | None,
+    plot: str | None,
     **options: Any,
 ) -> None:
     """Convert CHECKPOINT to STORE.
@@ -137,17 +139,29 @@ def convert(
     a .pt or .pth file. STORE is the directory to make; it appears whole or not at all.
     """
     _refuse_options_beside_plan(options["plan"])
+    if plot is not None and options["budget"] is None and options["max_loss"] is None:
+        raise click.UsageError("--plot draws what --budget or --max-loss lead to.")
+    check_picture(plot)
     plan_out = _plan_path(plan_out, store, options)
-    with Bars(quiet=quiet) as bars:
+    with Bars(quiet=quiet, units={"train": "tables"}) as bars:
         done = convert_checkpoint(
-            checkpoint, store, default_row=options.pop("default_row"), progress=bars, **options
+            checkpoint,
+            store,
+            default_row=options.pop("default_row"),
+            progress=bars,
+            curve=plot is not None,
+            **options,
         )
+    if plot is not None:
+        draw_curve(done, plot)
     if plan_out is not None:
         Path(plan_out).write_text(json.dumps(done.plan.document(), indent=2) + "\n")
     if style == "json":
         show_json(_document(done, store, plan_out))
     else:
         click.echo(_grid(done, style).text(style))
+        if done.curve and style != "csv":
+            click.echo("\n" + curve_grid(done.curve).text(style))
     for text in _messages(done, store, plan_out, verbose=verbose):
         note(text, quiet=quiet)
 
@@ -155,10 +169,10 @@ def convert(
 def _refuse_options_beside_plan(plan: str | None) -> None:
     """A plan has decided what these options would."""
     context = click.get_current_context()
-    for name in ("tiers", "tables", *PRUNING, "drop", "default_row", "nonfinite"):
+    for name in DECIDED:
         given = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
         if plan is not None and given:
-            option = "--" + name.replace("_", "-")
+            option = "--" + name.replace("_", "-").replace("floors", "floor")
             raise click.UsageError(f"{option} and --plan don't mix: edit the plan instead.")
 
 
@@ -187,6 +201,7 @@ def _is_plan(path: str) -> bool:
 
 
 def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, Any]:
+    stored = {table.name: table for table in done.metadata.tables}
     return {
         "store": store if done.written else None,
         "plan": plan_out,
@@ -195,14 +210,28 @@ def _document(done: Conversion, store: str, plan_out: str | None) -> dict[str, A
         "source_nbytes": done.metadata.source_nbytes,
         "ratio": ratio(done.metadata.nbytes, done.metadata.source_nbytes),
         "data_bytes": done.data_bytes,
-        "tables": [
-            {"name": t.name, "action": t.action, "why": t.why, "rows": t.rows, "dim": t.dim}
-            for t in done.plan.tables
-        ],
+        "predicted_loss": done.predicted_loss,
+        "tables": [_table_document(table, stored.get(table.name)) for table in done.plan.tables],
+        **({"curve": curve_document(done.curve)} if done.curve else {}),
         "dense": list(done.plan.dense),
         "left": dict(done.plan.left),
         **pruned_document(done.pruned),
         "notes": list(done.notes),
+    }
+
+
+def _table_document(table: TablePlan, stored: TableMetadata | None) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "action": table.action,
+        "why": table.why,
+        "rows": table.rows,
+        "dim": table.dim,
+        "tiers": [
+            {"encoding": str(tier.encoding), "rows": tier.rows} for tier in table.stored_tiers
+        ],
+        "nbytes": 0 if stored is None else stored.nbytes,
+        "predicted_loss": table.predicted_loss,
     }
 
 
@@ -228,8 +257,18 @@ def _grid(done: Conversion, style: str) -> Grid:
                 str(ratio(kept, source)) if exact else percent(ratio(kept, source)),
             ]
         )
+        if done.predicted_loss is not None:
+            rows[-1].append(_loss(planned.predicted_loss, exact=exact))
     headers = ["table", "tiers", "rows", "dim", "float32", "stored", "ratio"]
+    if done.predicted_loss is not None:
+        headers.append("predicted loss")
     return Grid(headers, rows, left=2)
+
+
+def _loss(loss: float | None, *, exact: bool) -> str:
+    if loss is None:
+        return ""
+    return str(loss) if exact else f"{loss:.1e}"
 
 
 def _messages(done: Conversion, store: str, plan_out: str | None, *, verbose: bool) -> list[str]:
@@ -247,6 +286,8 @@ def _messages(done: Conversion, store: str, plan_out: str | None, *, verbose: bo
         texts.append(f"kept as they are, no tables: {len(dense)} ({_some(dense, verbose=verbose)})")
     texts += [f"left out: {name}: {why}" for name, why in done.plan.left.items()]
     texts += pruned_messages(done)
+    if done.predicted_loss is not None:
+        texts.append(_predicted(done))
     share = percent(ratio(metadata.nbytes, metadata.source_nbytes))
     before = f"{size(metadata.source_nbytes)} of tables in float32"
     sizes = f"{before}, now {size(metadata.nbytes)} ({share})"
@@ -256,6 +297,14 @@ def _messages(done: Conversion, store: str, plan_out: str | None, *, verbose: bo
         files = f"{done.data_bytes:,} bytes of chunk files"
         texts.append(f"dry run: {sizes}, {files}; nothing written but {plan_out}")
     return texts
+
+
+def _predicted(done: Conversion) -> str:
+    """What the encodings cost by prediction, and in which unit."""
+    budget = done.plan.budget
+    plain = budget is not None and budget.weigh in ("count", "alike")
+    unit = "squared errors" if plain else "nats a sample"
+    return f"predicted increase of the loss by encodings: {done.predicted_loss:.3g} {unit}"
 
 
 def _some(names: Sequence[str], *, verbose: bool) -> str:

@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
 from sharkstore.plan.amounts import parse_amount, parse_share
-from sharkstore.plan.model import Default, FieldPlan, NonFinite, Plan, TablePlan, TierPlan
+from sharkstore.plan.model import (
+    Default,
+    FieldPlan,
+    NonFinite,
+    Plan,
+    Rounding,
+    TablePlan,
+    TierPlan,
+    Weigh,
+)
 from sharkstore.plan.prune import (
     cheapest_tables,
     check_least,
@@ -21,10 +31,17 @@ from sharkstore.plan.prune import (
 from sharkstore.plan.select import can_be_table, check_size, choose_tables
 from sharkstore.plan.stats import Stats, check_stats, rows_at_least
 from sharkstore.plan.tiers import TierPolicy, parse_tiers
+from sharkstore.plan.weigh import WEIGHS
 from sharkstore.tensors import Tensor
 
 Rank = Literal["score", "score_curved"]
 RANKS = ("score", "score_curved")
+Method = Literal["loss", "shark"]
+METHODS = ("loss", "shark")
+RoundingChoice = Literal["auto", "nearest", "metric"]
+ROUNDINGS = ("auto", "nearest", "metric")
+# encodings whose codes are few enough for rounding to matter
+COARSE = ("int4", "int2", "pq")
 # options that say what goes; only one of them can
 PRUNING = ("keep", "keep_share", "prune_below", "prune_bytes", "prune")
 
@@ -34,7 +51,7 @@ class Policy:
     """What the user asked for.
 
     Args:
-        tiers: the `--tiers` text.
+        tiers: the `--tiers` text; None stands for `int8`, or for what a budget leads to.
         tables: globs that replace the rule which tensors are tables.
         keep: number of fields to keep, the best by score; None keeps all.
         keep_share: share of the fields to keep, likewise: `60%`.
@@ -47,9 +64,17 @@ class Policy:
         drop: leave pruned tables out instead of storing their mean row.
         default: the row for ids out of bounds.
         nonfinite: `error`, or `zero` for NaN and infinities in tables.
+        budget: bytes of the store, as a share of the tables' float32 bytes or a size; None: none.
+        max_loss: predicted increase of the loss; a budget likewise.
+        encodings: that a budget may use; empty: all that the method knows.
+        floors: least precise encodings for some tables: `int8:GLOB`.
+        method: `loss` (least predicted loss) or `shark` (thresholds on priorities).
+        weigh: what an error in a row costs; None: the best that the stats have.
+        rounding: `nearest`, in the tables' `metric`, or `auto`: the latter for codes of few bits
+            where the stats have it.
     """
 
-    tiers: str = "int8"
+    tiers: str | None = None
     tables: Sequence[str] = ()
     keep: int | None = None
     keep_share: str | None = None
@@ -60,14 +85,22 @@ class Policy:
     drop: bool = False
     default: Default = "zero"
     nonfinite: NonFinite = "error"
+    budget: str | None = None
+    max_loss: float | None = None
+    encodings: Sequence[str] = ()
+    floors: Sequence[str] = ()
+    method: Method = "loss"
+    weigh: Weigh | None = None
+    rounding: RoundingChoice = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what a command line can't pass, but a caller can."""
+        self._check_budget()
         _check_choice("default_row", self.default, ("zero", "mean"))
         _check_choice("nonfinite", self.nonfinite, ("error", "zero"))
         if self.rank_by is not None:
             _check_choice("rank_by", self.rank_by, RANKS)
-        for name in ("tables", "prune"):
+        for name in ("tables", "prune", "encodings", "floors"):
             if isinstance(getattr(self, name), str):
                 raise PlanError(f"{name} must be a list of texts, got one text")
         if self.keep is not None and type(self.keep) is not int:
@@ -83,6 +116,39 @@ class Policy:
         if self.drop and not self.pruning:
             remedy = "say which by --keep or --prune, or an option like them"
             raise PlanError("--drop leaves pruned tables out", remedy=remedy)
+
+    def _check_budget(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        _check_choice("rounding", self.rounding, ROUNDINGS)
+        if self.weigh is not None:
+            _check_choice("weigh", self.weigh, WEIGHS)
+        if self.budget is not None:
+            parse_amount(self.budget, "budget")
+        if self.max_loss is not None:
+            check_above_zero("max_loss", self.max_loss)
+        if self.budget is not None and self.max_loss is not None:
+            raise PlanError("--budget and --max-loss don't mix: one of them says when to stop")
+        if self.limited and self.tiers is not None:
+            raise PlanError("--tiers and --budget or --max-loss don't mix: one of them decides")
+        given = [
+            name
+            for name, value in (
+                ("--encodings", len(self.encodings)),
+                ("--floor", len(self.floors)),
+                ("--method", self.method != "loss"),
+                ("--weigh", self.weigh),
+            )
+            if value
+        ]
+        if given and not self.limited:
+            raise PlanError(f"{given[0]} goes with --budget or --max-loss")
+        if self.method == "shark" and (self.max_loss is not None or self.weigh or self.floors):
+            raise PlanError("--method shark goes by priorities within a --budget alone")
+
+    @property
+    def limited(self) -> bool:
+        """Whether a budget decides over tiers."""
+        return self.budget is not None or self.max_loss is not None
 
     @property
     def pruning(self) -> tuple[str, ...]:
@@ -105,7 +171,7 @@ def build_plan(
     Raises:
         PlanError, StatsError: the options or the stats don't fit the checkpoint.
     """
-    tiers = parse_tiers(policy.tiers)
+    tiers = parse_tiers(policy.tiers or "int8")
     check_stats(stats, tensors)
     chosen = choose_tables(tensors, policy.tables, stats.tables)
     fields = {
@@ -150,6 +216,8 @@ def check_plan(plan: Plan, tensors: Mapping[str, Tensor], stats: Stats) -> None:
             and stats.priority(table.name) is None
         ):
             raise PlanError("the plan orders rows by priority: pass its --stats", where=table.name)
+        if table.rounding == "metric" and stats.metric(table.name) is None:
+            raise PlanError("the plan rounds in a metric: pass its --stats", where=table.name)
     names = [table.name for table in plan.tables] + list(plan.dense)
     lacking = sorted(set(names) - set(tensors))
     twice = [name for name, times in Counter(names).items() if times > 1]
@@ -209,7 +277,10 @@ def _table(tensor: Tensor, why: str, stats: Stats, tiers: TierPolicy, policy: Po
     counts = tiers.counts(
         tensor.rows, lambda least: 0 if priority is None else rows_at_least(priority, least)
     )
-    planned = [TierPlan(r.encoding, n) for r, n in zip(tiers.rules, counts, strict=True)]
+    planned = [
+        TierPlan(_with_entries(rule.encoding, count), count)
+        for rule, count in zip(tiers.rules, counts, strict=True)
+    ]
     return TablePlan(
         name=tensor.name,
         rows=tensor.rows,
@@ -220,4 +291,39 @@ def _table(tensor: Tensor, why: str, stats: Stats, tiers: TierPolicy, policy: Po
         tiers=tuple(tier for tier in planned if tier.rows) or (planned[-1],),
         default=policy.default,
         why=why,
+        rounding=choose_rounding(tensor.name, planned, stats, policy.rounding),
     )
+
+
+def _with_entries(encoding: Encoding, rows: int) -> Encoding:
+    """The encoding with no more entries in its codebook than there are rows."""
+    if encoding.name != "pq":
+        return encoding
+    return replace(encoding, entries=max(1, min(encoding.entries, rows)))
+
+
+def choose_rounding(
+    name: str, tiers: Sequence[TierPlan], stats: Stats, choice: RoundingChoice
+) -> Rounding:
+    """How the codes of a table are rounded.
+
+    Raises:
+        PlanError: in its metric, which the stats lack.
+    """
+    if choice == "nearest":
+        return "nearest"
+    known = f"tables/{name}/metric" in stats.arrays
+    if choice == "metric" and not known:
+        raise PlanError("--rounding metric needs the table's metric in --stats", where=name)
+    coarse = any(tier.encoding.name in COARSE for tier in tiers)
+    return "metric" if known and (coarse or choice == "metric") else "nearest"
+
+
+def check_above_zero(name: str, value: float) -> None:
+    """Refuse what is no finite number above 0.
+
+    Raises:
+        PlanError: with the name.
+    """
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise PlanError(f"{name} must be a number above 0", got=repr(value))

@@ -24,6 +24,9 @@ KINDS = {dict: "an object", list: "a list", str: "a text", int: "an integer"}
 Action = Literal["store", "prune", "drop"]
 Default = Literal["zero", "mean"]
 NonFinite = Literal["error", "zero"]
+Order = Literal["priority", "id", "loss"]
+Rounding = Literal["nearest", "metric"]
+Weigh = Literal["metric", "sensitivity", "count", "alike"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,14 @@ class TablePlan:
     Args:
         dtype: of the checkpoint's tensor.
         action: `store` the rows, `prune` to the mean row, or `drop`.
-        order: rows fill the tiers by `priority`, highest first and ties by id, or by `id`.
+        order: rows fill the tiers by `priority`, highest first and ties by id, or by `id`; with
+            `loss` every row takes the encoding of least predicted loss + price × bytes, and how
+            many take which is known once all were measured.
         tiers: in this order; none is empty unless the table is.
         default: the row for ids out of bounds: zeros, or the mean row.
         why: why this tensor is a table.
+        rounding: codes are the `nearest`, or round in the table's `metric`.
+        predicted_loss: increase of the loss by its encodings; None if nothing predicts it.
     """
 
     name: str
@@ -52,10 +59,12 @@ class TablePlan:
     dim: int
     dtype: str
     action: Action
-    order: Literal["priority", "id"]
+    order: Order
     tiers: tuple[TierPlan, ...]
     default: Default = "zero"
     why: str = ""
+    rounding: Rounding = "nearest"
+    predicted_loss: float | None = None
 
     @property
     def stored_tiers(self) -> tuple[TierPlan, ...]:
@@ -81,6 +90,23 @@ class FieldPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What tables of order `loss` share; one of bytes and loss is None.
+
+    Args:
+        nbytes: of the whole store: rows, row maps, codebooks, constant rows.
+        loss: predicted increase of the loss.
+        price: of a byte, that codebooks are trained at.
+        weigh: what an error in a row costs: `metric`, `sensitivity`, `count` or `alike`.
+    """
+
+    nbytes: int | None
+    loss: float | None
+    price: float
+    weigh: Weigh
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What happens to a checkpoint.
 
@@ -88,6 +114,7 @@ class Plan:
         dense: tensors stored as they are.
         left: entries that are not stored, with the reason.
         nonfinite: NaN and infinities in tables stop the conversion, or become zero.
+        budget: of the tables of order `loss`; None without such.
     """
 
     tables: tuple[TablePlan, ...]
@@ -95,12 +122,14 @@ class Plan:
     left: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, FieldPlan] = field(default_factory=dict)
     nonfinite: NonFinite = "error"
+    budget: Budget | None = None
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return {
             "sharkstore_plan": VERSION,
             "nonfinite": self.nonfinite,
+            **({} if self.budget is None else {"budget": asdict(self.budget)}),
             "tables": [_table_document(table) for table in self.tables],
             "fields": {name: asdict(one) for name, one in self.fields.items()},
             "dense": list(self.dense),
@@ -111,6 +140,9 @@ class Plan:
 def _table_document(table: TablePlan) -> dict[str, Any]:
     document = asdict(table)
     document["tiers"] = [{"encoding": str(t.encoding), "rows": t.rows} for t in table.tiers]
+    for name, usual in (("rounding", "nearest"), ("predicted_loss", None)):
+        if document[name] == usual:
+            del document[name]
     return document
 
 
@@ -141,7 +173,32 @@ def parse_plan(text: str, where: str) -> Plan:
         },
         fields=_fields(document, where),
         nonfinite=_choice(document, "nonfinite", ("error", "zero"), where),
+        budget=_budget(document, where),
     )
+
+
+def _budget(document: dict[str, Any], where: str) -> Budget | None:
+    entry = document.get("budget")
+    orders = [t.get("order") for t in document["tables"] if isinstance(t, dict)]
+    if entry is None:
+        if "loss" in orders:
+            raise PlanError("tables of order 'loss' need a 'budget'", where=where)
+        return None
+    place = f"{where}: budget"
+    entry = _of_kind(entry, dict, "'budget'", where)
+    nbytes, loss = entry.get("nbytes"), entry.get("loss")
+    if (nbytes is None) == (loss is None):
+        raise PlanError("one of 'nbytes' and 'loss' must be given", where=place)
+    if nbytes is not None and (type(nbytes) is not int or nbytes < 1):
+        raise PlanError("'nbytes' must be a number of bytes", where=place, got=f"{nbytes!r:.80}")
+    for name in ("loss", "price"):
+        value = entry.get(name)
+        if value is None and name == "loss":
+            continue
+        if type(value) not in (int, float) or not 0 < value <= MOST:
+            raise PlanError(f"{name!r} must be above 0", where=place, got=f"{value!r:.80}")
+    weigh = _choice(entry, "weigh", ("metric", "sensitivity", "count", "alike"), place)
+    return Budget(nbytes, None if loss is None else float(loss), float(entry["price"]), weigh)
 
 
 def _fields(document: dict[str, Any], where: str) -> dict[str, FieldPlan]:
@@ -174,10 +231,12 @@ def _table(entry: Any, where: str) -> TablePlan:
         dim=_member(entry, "dim", int, place),
         dtype=_member(entry, "dtype", str, place),
         action=_choice(entry, "action", ("store", "prune", "drop"), place),
-        order=_choice(entry, "order", ("priority", "id"), place),
+        order=_choice(entry, "order", ("priority", "id", "loss"), place),
         tiers=_tiers(_member(entry, "tiers", list, place), rows, place),
         default=_choice(entry, "default", ("zero", "mean"), place),
         why=_member(entry, "why", str, place),
+        rounding=_choice({"rounding": "nearest"} | entry, "rounding", ("nearest", "metric"), place),
+        predicted_loss=_score(entry, "predicted_loss", place),
     )
     told = sum(tier.rows for tier in table.tiers)
     if table.action == "store" and told != rows:

@@ -61,6 +61,11 @@ class Stats:
         """How often each row was used (rows,); None if not measured."""
         return self.arrays.get(f"tables/{table}/count")
 
+    def metric(self, table: str) -> NDArray[np.float32] | None:
+        """How the loss curves in a row (dim, dim); None if not measured."""
+        found = self.arrays.get(f"tables/{table}/metric")
+        return None if found is None else np.ascontiguousarray(found, np.float32)
+
     def mean(self, table: str) -> NDArray[Any] | None:
         """The table's mean row (dim,) over its uses; None if not measured."""
         return self.arrays.get(f"tables/{table}/mean")

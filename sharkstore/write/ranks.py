@@ -6,7 +6,7 @@ over blocks of priorities, and the row map goes to a file as it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,22 @@ def write_ranks(
         priority: (rows,), highest first, ties by id; None goes by id alone.
         advance: told the bytes of priorities read, `passes` times over.
     """
-    planes = planes_for(len(counts))
-    before = np.zeros(len(counts), np.int64)
+    write_rowmap(path, len(counts), tiers_by_row(rows, counts, priority, advance))
+
+
+def write_rowmap(path: str, tiers: int, blocks: Iterable[NDArray[np.uint8]]) -> None:
+    """Write a row map to a file, without chunk padding.
+
+    Args:
+        tiers: of the table; at least two.
+        blocks: tiers of consecutive rows, uint8 (n,); all but the last of a multiple of 64.
+    """
+    planes = planes_for(tiers)
+    before = np.zeros(tiers, np.int64)
     with open(path, "wb") as file:
-        for tiers in tiers_by_row(rows, counts, priority, advance):
-            file.write(kernels.build_rowmap(tiers, planes, before.tolist()).data)
-            before += np.bincount(tiers, minlength=len(counts))
+        for block in blocks:
+            file.write(kernels.build_rowmap(block, planes, before.tolist()).data)
+            before += np.bincount(block, minlength=tiers)
 
 
 def passes(tiers: int, dtype: np.dtype[Any]) -> int:

@@ -6,8 +6,8 @@ Nothing here holds more than a block, and float32 rows are encoded where the fil
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,12 +39,16 @@ class TableRows:
     Args:
         rowmap: as `write_ranks` wrote it, mapped; None with one tier.
         zero_nonfinite: NaN and infinities become zero.
+        codebooks: of the pq tiers, by index of the tier.
+        factors: of the metric that codes are rounded in, by dims a code; empty: the nearest.
     """
 
     source: TensorSource
     tensor: Tensor
     rowmap: U8 | None
     zero_nonfinite: bool = False
+    codebooks: Mapping[int, kernels.Codebook] = field(default_factory=dict)
+    factors: Mapping[int, kernels.Factor] = field(default_factory=dict)
 
     @property
     def block_rows(self) -> int:
@@ -107,9 +111,11 @@ class TableRows:
     ) -> int:
         """Encode rows of a tier among rows `start` to `stop` until `stored` is full; how many."""
         raw = self.source.read(self.tensor.name, start, stop)
+        book, factor = self.codebooks.get(tier), self.factors.get(encoding.sub or 1)
         if self.tensor.dtype == "float32" and not self.zero_nonfinite:
             rows = np.require(raw, np.float32, ["C", "A"])
-            return kernels.encode_tier(encoding, rows, self.blocks(start, stop), tier, skip, stored)
+            blocks = self.blocks(start, stop)
+            return kernels.encode_tier(encoding, rows, blocks, tier, skip, stored, book, factor)
         part = slice(skip, skip + len(stored))
         if self.rowmap is not None:
             raw = raw[np.flatnonzero(self.tiers(start, stop) == tier)[part]]
@@ -118,7 +124,7 @@ class TableRows:
         rows = as_float32(raw, self.tensor.dtype)
         if self.zero_nonfinite:
             rows = np.where(np.isfinite(rows), rows, np.float32(0))
-        kernels.encode_rows(encoding, rows, stored[: len(rows)])
+        kernels.encode_rows(encoding, rows, stored[: len(rows)], book, factor)
         return len(rows)
 
 

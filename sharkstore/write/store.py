@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,27 @@ from sharkstore.format.validate import parse
 from sharkstore.plan.model import Plan
 from sharkstore.plan.stats import Stats
 from sharkstore.tensors import Tensor, TensorSource
+from sharkstore.write.allotment import Allotment
+from sharkstore.write.books import rounded_rows
 from sharkstore.write.chunks import Inputs, chunk_tasks, fill_chunk
 from sharkstore.write.files import Destination, reported, write_document
 from sharkstore.write.layout import data_bytes, plan_metadata
-from sharkstore.write.ranks import passes, write_ranks
+from sharkstore.write.ranks import passes, write_ranks, write_rowmap
 from sharkstore.write.rows import TableRows
 from sharkstore.write.survey import Surveys, survey_dense, survey_table
 from sharkstore.write.writer import ChunkWriter
 
 # told of a stage ("rank", "read" or "write"), the bytes just done, and the bytes of the whole stage
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A store that was written, what was found in the checkpoint, and the plan as carried out."""
+
+    metadata: StoreMetadata
+    surveys: Surveys
+    plan: Plan
 
 
 def write_store(
@@ -41,14 +52,16 @@ def write_store(
     provenance: Mapping[str, Any],
     overwrite: bool,
     progress: Progress,
+    allotment: Allotment | None = None,
     chunk_target: int = CHUNK_TARGET,
-) -> tuple[StoreMetadata, Surveys]:
+) -> Written:
     """Carry a plan out.
 
     Args:
-        provenance: what the root says of where the store comes from; the source's digest
-            is added here.
+        provenance: what the root says of where the store comes from; the plan, as it was
+            carried out, and the source's digest are added here.
         progress: told of bytes read and written.
+        allotment: decides over the rows of tables of order `loss`.
         chunk_target: bytes of a chunk to aim at; smaller in tests that want many chunks.
 
     Raises:
@@ -57,19 +70,21 @@ def write_store(
     with Destination(destination, overwrite=overwrite) as place:
         ranks = os.path.join(place.partial, "ranks")
         os.mkdir(ranks)
-        rows = _rank(source, tensors, plan, stats, ranks, progress)
+        if allotment is not None:
+            plan = allotment.decide(ranks, progress)
+        rows = _rank(source, tensors, plan, stats, ranks, progress, allotment)
         surveys = _survey(source, tensors, plan, stats, rows, progress)
         origin = {**provenance["source"], "digest": surveys.source_digest(tensors)}
-        metadata = plan_metadata(
-            plan, tensors, {**provenance, "source": origin}, surveys.tables, chunk_target
-        )
+        told = {**provenance, "source": origin, "plan": plan.document()}
+        metadata = plan_metadata(plan, tensors, told, surveys.tables, chunk_target)
         means = _means(metadata, surveys, stats)
-        inputs = Inputs(source, metadata, tensors, rows, means)
+        rows, books = _rounded(metadata, plan, stats, rows, allotment)
+        inputs = Inputs(source, metadata, tensors, rows, means, books)
         trailers = _write_chunks(inputs, place.partial, progress)
         _remove(ranks)
         written = _write_documents(metadata, trailers, place.partial)
         place.commit()
-    return written, surveys
+    return Written(written, surveys, plan)
 
 
 def _rank(
@@ -79,6 +94,7 @@ def _rank(
     stats: Stats,
     folder: str,
     progress: Progress,
+    allotment: Allotment | None,
 ) -> dict[str, TableRows]:
     """The tables' rows with their tiers; row maps lie in files of their own for now."""
     priorities = {
@@ -103,7 +119,10 @@ def _rank(
             path = os.path.join(folder, str(index))
             counts = [tier.rows for tier in table.tiers]
             with reported(path):
-                write_ranks(path, table.rows, counts, priorities[table.name], advance)
+                if table.order == "loss" and allotment is not None:
+                    write_rowmap(path, len(counts), allotment.tiers(table.name))
+                else:
+                    write_ranks(path, table.rows, counts, priorities[table.name], advance)
             width = ROWMAP_BLOCK_BYTES[planes_for(len(table.tiers))]
             rowmap = np.asarray(np.memmap(path, np.uint8, mode="r")).reshape(-1, width)
         zero = plan.nonfinite == "zero"
@@ -157,6 +176,27 @@ def _means(
 def _row(values: NDArray[Any]) -> NDArray[np.float32]:
     """A mean row out of the stats, in float32."""
     return np.asarray(values, "<f4")
+
+
+def _rounded(
+    metadata: StoreMetadata,
+    plan: Plan,
+    stats: Stats,
+    rows: Mapping[str, TableRows],
+    allotment: Allotment | None,
+) -> tuple[dict[str, TableRows], dict[str, NDArray[Any]]]:
+    """The tables' rows with what codes are made by, and codebooks by path of their array."""
+    ready = dict(rows)
+    books: dict[str, NDArray[Any]] = {}
+    stored = {table.name: table for table in metadata.tables}
+    for table in plan.tables:
+        decided = None if allotment is None else allotment.codebooks.get(table.name)
+        ready[table.name], own = rounded_rows(rows[table.name], table, stats, decided)
+        for index, book in own.items():
+            array = stored[table.name].tiers[index].codebook
+            assert array is not None
+            books[array.path] = book
+    return ready, books
 
 
 def _write_chunks(inputs: Inputs, folder: str, progress: Progress) -> dict[str, bytes]:

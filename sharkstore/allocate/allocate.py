@@ -1,0 +1,182 @@
+"""From a plan and a budget to encodings for every table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sharkstore.allocate.allocation import Allocation, Limit
+from sharkstore.allocate.request import Floor, check_floors, offered
+from sharkstore.allocate.table import TableChoice
+from sharkstore.encodings import Encoding
+from sharkstore.errors import PlanError
+from sharkstore.plan.model import Budget, Plan, TierPlan
+from sharkstore.plan.solve import Solution, Solver
+from sharkstore.plan.stats import Stats
+from sharkstore.plan.weigh import Weigh, weights_of
+from sharkstore.tensors import Tensor, TensorSource
+from sharkstore.write.sample import draw
+
+Progress = Callable[[str, int, int], None]
+
+# shares of the float32 bytes that a budget curve is drawn at
+CURVE = (0.30, 0.20, 0.15, 0.10, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A budget, and the least predicted loss within it; None where it can't be met."""
+
+    share: float
+    nbytes: float
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Allocator:
+    """The tables of a plan, sampled and measured.
+
+    Args:
+        spare: bytes that no choice changes: of pruned tables and default rows.
+    """
+
+    source: TensorSource
+    plan: Plan
+    tables: Sequence[TableChoice]
+    spare: int
+    solver: Solver
+
+    @classmethod
+    def of(
+        cls,
+        source: TensorSource,
+        tensors: Mapping[str, Tensor],
+        plan: Plan,
+        stats: Stats,
+        weigh: Weigh,
+        encodings: Mapping[str, Sequence[Encoding]] | Sequence[Encoding],
+        floors: Sequence[Floor],
+        progress: Progress,
+    ) -> Allocator:
+        """Sample the tables, train codebooks, measure every encoding.
+
+        Args:
+            encodings: allowed: of all tables, or by table as they are.
+
+        Raises:
+            StatsError, PlanError: the stats or the encodings don't suit the tables.
+        """
+        fixed = isinstance(encodings, Mapping)
+        stored = [
+            table
+            for table in plan.tables
+            if table.action == "store" and (table.order == "loss" or not fixed)
+        ]
+        check_floors(floors, [table.name for table in stored])
+        weights = weights_of(stats, stored, weigh)
+        tables = []
+        for table in stored:
+            sample = draw(source, tensors[table.name], weights[table.name])
+            if isinstance(encodings, Mapping):
+                own = tuple(encodings[table.name])
+            else:
+                largest = float(np.abs(sample.rows).max(initial=0.0))
+                own = offered(encodings, floors, table.name, table.rows, table.dim, largest)
+            tables.append(TableChoice.of(table, weights[table.name], sample, own))
+            progress("train", 1, len(stored))
+        solver = Solver([table.costs() for table in tables])
+        return cls(source, plan, tables, cls.spare_of(plan), solver)
+
+    @staticmethod
+    def spare_of(plan: Plan) -> int:
+        """Bytes that no choice of encodings changes."""
+        rows = 0
+        for table in plan.tables:
+            if table.action != "drop":
+                rows += table.dim * ((table.action == "prune") + (table.default == "mean"))
+        return 4 * rows
+
+    def curve(self, source_nbytes: int) -> list[Point]:
+        """The least predicted loss at some sizes; codebooks are those of whole tables."""
+        points = []
+        for share in CURVE:
+            limit = share * source_nbytes
+            try:
+                loss = self.solver.within_bytes(limit - self.spare).loss
+            except PlanError:
+                points.append(Point(share, limit, None))
+            else:
+                points.append(Point(share, limit, loss))
+        return points
+
+    def allocate(self, limit: Limit) -> Allocation:
+        """Choose the encodings of every table.
+
+        Raises:
+            PlanError: the limit can't be kept; tells the least that is possible.
+        """
+        found = self._within(limit, self.solver)
+        return self.settle(limit, [one.kept for one in found.mixtures], found.price)
+
+    def settle(self, limit: Limit, kept: Sequence[Sequence[int]], price: float) -> Allocation:
+        """Carry an allocation out with these encodings.
+
+        Codebooks and constant rows are made for the rows that take them at this price; then the
+        price that keeps the limit is looked for again.
+        """
+        settled = [table.settled(own, price) for table, own in zip(self.tables, kept, strict=True)]
+        solution = self._within(limit, Solver([table.costs() for table in settled]))
+        tables = [
+            replace(table, ruler=table.ruler.only(one.kept))
+            for table, one in zip(settled, solution.mixtures, strict=True)
+        ]
+        plan = _planned(self.plan, tables, solution, limit, price)
+        rest = None if limit.nbytes is None else limit.nbytes - self.spare
+        chosen = {table.name: table for table in plan.tables}
+        tables = [replace(table, plan=chosen[table.plan.name]) for table in tables]
+        own_limit = Limit(rest, limit.loss)
+        return Allocation(self.source, plan, tables, own_limit, solution.price)
+
+    def _within(self, limit: Limit, solver: Solver) -> Solution:
+        if limit.nbytes is None:
+            return limit.solve(solver)
+        least = solver.least.nbytes + self.spare
+        if least > limit.nbytes:
+            expected = f"{least:,.0f} bytes or more"
+            remedy = "allow constant or smaller encodings, or lower a floor"
+            got = f"{limit.nbytes:,.0f}"
+            raise PlanError("the budget is too small", got=got, expected=expected, remedy=remedy)
+        return solver.within_bytes(limit.nbytes - self.spare)
+
+
+def _planned(
+    plan: Plan, tables: Sequence[TableChoice], solution: Solution, limit: Limit, price: float
+) -> Plan:
+    chosen = {}
+    for table, one in zip(tables, solution.mixtures, strict=True):
+        rows = _whole(one.rows, table.plan.rows)
+        pairs = zip(table.ruler.encodings, rows, strict=True)
+        tiers = tuple(TierPlan(encoding, count) for encoding, count in pairs)
+        chosen[table.plan.name] = replace(
+            table.plan,
+            order="loss",
+            tiers=tiers,
+            rounding="nearest" if table.weights.metric is None else "metric",
+            predicted_loss=one.loss,
+        )
+    budget = Budget(
+        nbytes=None if limit.nbytes is None else int(limit.nbytes),
+        loss=limit.loss,
+        price=price,
+        weigh=plan.budget.weigh if plan.budget else "alike",
+    )
+    planned = tuple(chosen.get(table.name, table) for table in plan.tables)
+    return replace(plan, tables=planned, budget=budget)
+
+
+def _whole(rows: Sequence[float], total: int) -> list[int]:
+    """Whole numbers of rows with the same sum."""
+    ends = np.rint(np.cumsum(rows) * (total / max(sum(rows), 1e-300))).astype(np.int64)
+    return np.diff(ends, prepend=0).tolist()

@@ -1,0 +1,236 @@
+"""A budget over all tables: encodings chosen on samples, then every row decided over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.allocate.decide import (
+    LEVELS,
+    NARROW,
+    TIER_BITS,
+    WIDE,
+    Tally,
+    measure_table,
+    prices,
+    tiers_from,
+)
+from sharkstore.allocate.table import TableChoice
+from sharkstore.plan.model import Plan, TierPlan
+from sharkstore.plan.solve import Solution, Solver
+from sharkstore.tensors import TensorSource
+
+U8 = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+
+# prices that don't bracket the budget are moved so often, each time over twice the octaves
+TRIES = 9
+# a budget that is used up so far needs no richer prices
+USED = 0.998
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What an allocation keeps to: bytes, or a predicted loss; one of them is None."""
+
+    nbytes: float | None = None
+    loss: float | None = None
+
+    def solve(self, solver: Solver) -> Solution:
+        """The best solution within.
+
+        Raises:
+            PlanError: there is none.
+        """
+        if self.nbytes is not None:
+            return solver.within_bytes(self.nbytes)
+        assert self.loss is not None
+        return solver.within_loss(self.loss)
+
+
+@dataclass(slots=True)
+class Cut:
+    """Where rows stop changing: those before price `level` have, and the first ones at it.
+
+    Args:
+        changed: by table, how many at this price.
+    """
+
+    level: int
+    changed: list[int]
+
+
+@dataclass(slots=True)
+class Allocation:
+    """Tables whose rows share a limit, each with the encodings that they take.
+
+    Args:
+        plan: of all tables; those allocated have order `loss`.
+        tables: that are allocated.
+        limit: for these.
+        price: of a byte, by the samples.
+    """
+
+    source: TensorSource
+    plan: Plan
+    tables: Sequence[TableChoice]
+    limit: Limit
+    price: float
+    codebooks: Mapping[str, Mapping[int, NDArray[Any]]] = field(default_factory=dict)
+    _folder: str = ""
+    _cut: Cut = field(default_factory=lambda: Cut(0, []))
+    _taken: dict[str, list[int]] = field(default_factory=dict)
+
+    def decide(self, folder: str, progress: Progress) -> Plan:
+        """Decide over all rows: see `sharkstore.write.allotment.Allotment`."""
+        self._folder = folder
+        tallies = self._tally_near(progress)
+        self._cut = self._find_cut(tallies)
+        decided = {}
+        books = {}
+        for index, (table, tally) in enumerate(zip(self.tables, tallies, strict=True)):
+            rows, loss = self._outcome(index, tally)
+            taken = [k for k, count in enumerate(rows) if count] or [0]
+            name, encodings = table.plan.name, table.ruler.encodings
+            self._taken[name] = taken
+            tiers = tuple(TierPlan(encodings[k], int(rows[k])) for k in taken)
+            decided[name] = replace(table.plan, tiers=tiers, predicted_loss=loss)
+            books[name] = {
+                place: table.books[encodings[k]]
+                for place, k in enumerate(taken)
+                if encodings[k].name == "pq"
+            }
+        self.codebooks = books
+        return replace(self.plan, tables=tuple(decided.get(t.name, t) for t in self.plan.tables))
+
+    def tiers(self, table: str) -> Iterator[U8]:
+        """Tiers of consecutive rows: see `sharkstore.write.allotment.Allotment`."""
+        index = next(i for i, one in enumerate(self.tables) if one.plan.name == table)
+        places = np.zeros(1 << TIER_BITS, np.uint8)
+        for place, encoding in enumerate(self._taken[table]):
+            places[encoding] = place
+        for block in self._choices(index):
+            yield places[block]
+
+    def _choices(self, index: int) -> Iterator[U8]:
+        rows = self.tables[index].plan.rows
+        if len(self.tables[index].row_bytes) == 1:
+            return iter(())
+        return tiers_from(self._path(index), self._cut.level, self._cut.changed[index], rows)
+
+    def _path(self, index: int) -> str:
+        return os.path.join(self._folder, f"choices.{index}")
+
+    def _tally_near(self, progress: Progress) -> list[Tally]:
+        """Tallies at prices of which some keep the limit and some don't, if there are such."""
+        sampled = any(len(one.sample.ids) < one.plan.rows for one in self.tables)
+        octaves, price = WIDE if sampled else NARROW, self.price
+        for _ in range(TRIES):
+            levels = prices(price, octaves)
+            tallies = self._tally(levels, progress)
+            used = self._used(tallies)
+            most = self._most()
+            if self.limit.nbytes is not None:
+                if used[0] < most * USED:
+                    price = levels[0] / 2**octaves
+                elif used[-1] > most:
+                    price = levels[-1] * 2**octaves
+                else:
+                    break
+            elif used[0] > most:
+                price = levels[0] / 2**octaves
+            elif used[-1] < most * USED:
+                price = levels[-1] * 2**octaves
+            else:
+                break
+            octaves *= 2
+        return tallies
+
+    def _tally(self, levels: Sequence[float], progress: Progress) -> list[Tally]:
+        total = sum(4 * one.plan.rows * one.plan.dim for one in self.tables)
+
+        def advance(done: int) -> None:
+            progress("measure", done, total)
+
+        return [
+            measure_table(self.source, table, levels, self._path(index), advance)
+            for index, table in enumerate(self.tables)
+        ]
+
+    def _most(self) -> float:
+        """The limit, less what doesn't depend on rows."""
+        if self.limit.nbytes is None:
+            assert self.limit.loss is not None
+            return self.limit.loss
+        return self.limit.nbytes - sum(one.once_bytes for one in self.tables)
+
+    def _used(self, tallies: Sequence[Tally]) -> NDArray[np.float64]:
+        """Bytes, or loss, of all rows at each price."""
+        parts = [one.loss if self.limit.nbytes is None else one.nbytes for one in tallies]
+        return np.cumsum(np.sum(parts, axis=0))[:LEVELS]
+
+    def _find_cut(self, tallies: Sequence[Tally]) -> Cut:
+        used, most = self._used(tallies), self._most()
+        none = [0] * len(tallies)
+        if self.limit.nbytes is None:
+            within = np.flatnonzero(used <= most)
+            return Cut(int(within[-1]) + 1 if len(within) else 1, none)
+        within = np.flatnonzero(used <= most)
+        level = int(within[0]) if len(within) else LEVELS
+        if level in (0, LEVELS):
+            return Cut(level or 1, none)
+        return Cut(level, self._share_out(tallies, level, used[level - 1] - most))
+
+    def _share_out(self, tallies: Sequence[Tally], level: int, excess: float) -> list[int]:
+        """How many rows of each table change at a price until so many bytes are saved."""
+        changed = []
+        for index, (table, tally) in enumerate(zip(self.tables, tallies, strict=True)):
+            saved = -tally.nbytes[level]
+            if excess <= 0:
+                changed.append(0)
+            elif saved <= excess:
+                changed.append(table.plan.rows)
+            else:
+                changed.append(self._rows_saving(index, level, excess))
+            excess -= saved
+        return changed
+
+    def _rows_saving(self, index: int, level: int, excess: float) -> int:
+        """How many rows that change at a price save so many bytes."""
+        table = self.tables[index]
+        rows = table.plan.rows
+        count = 0
+        pairs = zip(
+            tiers_from(self._path(index), level, 0, rows),
+            tiers_from(self._path(index), level, rows, rows),
+            strict=True,
+        )
+        for before, after in pairs:
+            moved = np.flatnonzero(before != after)
+            saved = np.cumsum(table.row_bytes[before[moved]] - table.row_bytes[after[moved]])
+            enough = np.flatnonzero(saved >= excess)
+            if len(enough):
+                return count + int(enough[0]) + 1
+            count += len(moved)
+            excess -= float(saved[-1]) if len(moved) else 0.0
+        return rows
+
+    def _outcome(self, index: int, tally: Tally) -> tuple[NDArray[np.int64], float]:
+        """Rows of each encoding and predicted loss, at the cut."""
+        level, changed = self._cut.level, self._cut.changed[index]
+        if len(self.tables[index].row_bytes) == 1:
+            return tally.rows[0], float(tally.loss[0])
+        rows = tally.rows[:level].sum(axis=0)
+        loss = float(tally.loss[:level].sum())
+        if changed and level < LEVELS:
+            rows = np.zeros_like(rows)
+            for block in self._choices(index):
+                rows += np.bincount(block, minlength=len(rows))
+            moved = float(tally.rows[level].clip(0).sum())
+            loss += float(tally.loss[level]) * (min(1.0, changed / moved) if moved else 0.0)
+        return rows, loss

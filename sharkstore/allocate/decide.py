@@ -1,0 +1,194 @@
+"""Every row's encoding: one pass over all rows, at prices close to the one that the sample gave.
+
+Each row's choice at the lowest and at the highest of these prices, and where it changes between
+them, goes to a file, two bytes a row; what changes at each price is added up. The last price with
+which the budget holds is then known, and at it rows change one after the other until the budget
+is met, so memory does not grow with the tables and the budget is used to the last row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.allocate.table import TableChoice
+from sharkstore.plan.solve import choose
+from sharkstore.tensors import TensorSource, as_float32
+from sharkstore.write.files import reported
+
+U8 = NDArray[np.uint8]
+F64 = NDArray[np.float64]
+
+LEVELS = 32
+# prices that float32 can compute with
+LOWEST, HIGHEST = 2.0**-100, 2.0**80
+# octaves from the lowest to the highest price: more where a sample stood for the rows
+NARROW, WIDE = 0.02, 0.5
+BLOCK_BYTES = 4 << 20
+TIER_BITS = 3
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the rows of a table come to.
+
+    Index 0 of an axis of LEVELS + 1 is the choice at the lowest price; index i > 0 is what
+    changes from price i - 1 to price i.
+
+    Args:
+        rows: int64 (LEVELS + 1, encodings): rows of each encoding.
+        nbytes: float64 (LEVELS + 1,).
+        loss: the same.
+    """
+
+    rows: NDArray[np.int64]
+    nbytes: F64
+    loss: F64
+
+    @classmethod
+    def empty(cls, encodings: int) -> Tally:
+        levels = LEVELS + 1
+        rows = np.zeros((levels, encodings), np.int64)
+        return cls(rows, np.zeros(levels), np.zeros(levels))
+
+    @classmethod
+    def fixed(cls, rows: int, row_bytes: F64, mean_loss: float) -> Tally:
+        """Of rows that have one encoding at every price."""
+        tally = cls.empty(1)
+        tally.rows[0], tally.loss[0] = rows, rows * mean_loss
+        tally.nbytes[0] = rows * row_bytes[0]
+        return tally
+
+    def add(self, other: Tally) -> None:
+        self.rows += other.rows
+        self.nbytes += other.nbytes
+        self.loss += other.loss
+
+
+def prices(price: float, octaves: float) -> list[float]:
+    """LEVELS prices around one, rising."""
+    price = min(max(price, LOWEST), HIGHEST)
+    octaves = min(octaves, 32.0)
+    return [price * 2.0 ** (octaves * (i / (LEVELS - 1) - 0.5)) for i in range(LEVELS)]
+
+
+def tally_block(
+    losses: NDArray[np.float32], row_bytes: F64, levels: Sequence[float]
+) -> tuple[Tally, NDArray[np.uint16]]:
+    """What some rows come to at each price.
+
+    Returns:
+        The tally, and uint16 (n,): in its lowest bits the choice at the lowest price, then that
+        at the highest, then the index of the first price with another choice than the lowest; 0
+        if there is none.
+    """
+    count = len(losses)
+    low, _ = choose(losses, row_bytes, levels[0])
+    high, _ = choose(losses, row_bytes, levels[-1])
+    moved = np.flatnonzero(low != high)
+    where = np.zeros(len(low), np.uint16)
+    some = losses[:, moved]
+    for level in range(LEVELS - 1, 0, -1):
+        taken, _ = choose(some, row_bytes, levels[level])
+        where[moved[taken != low[moved]]] = level
+    tally = Tally.empty(count)
+    own = np.take_along_axis(losses, low[None].astype(np.intp), 0)[0]
+    tally.rows[0] = np.bincount(low, minlength=count)
+    tally.loss[0] = own.sum(dtype=np.float64)
+    before, after, at = low[moved], high[moved], where[moved].astype(np.intp)
+    np.add.at(tally.rows, (at, before), -1)
+    np.add.at(tally.rows, (at, after), 1)
+    there = np.take_along_axis(some, after[None].astype(np.intp), 0)[0].astype(np.float64)
+    tally.loss += np.bincount(at, there - own[moved], LEVELS + 1)
+    tally.nbytes = tally.rows @ row_bytes
+    packed = low | (high.astype(np.uint16) << TIER_BITS) | (where << 2 * TIER_BITS)
+    return tally, packed.astype(np.uint16)
+
+
+def measure_table(
+    source: TensorSource,
+    table: TableChoice,
+    levels: Sequence[float],
+    path: str,
+    advance: Callable[[int], None],
+) -> Tally:
+    """Measure all rows of a table, and write where each changes its encoding.
+
+    A table of one encoding has nothing to decide: its sample tells the loss.
+    """
+    plan, row_bytes = table.plan, table.row_bytes
+    if len(row_bytes) == 1:
+        advance(4 * plan.rows * plan.dim)
+        return Tally.fixed(plan.rows, row_bytes, table.mean_loss)
+    step = max(64, BLOCK_BYTES // (4 * plan.dim) // 64 * 64)
+
+    def work(start: int) -> tuple[Tally, NDArray[np.uint16]]:
+        stop = min(plan.rows, start + step)
+        raw = source.read(plan.name, start, stop)
+        rows = np.require(as_float32(raw, plan.dtype), np.float32, ["C", "A"])
+        if not np.isfinite(rows.sum(dtype=np.float64)):
+            rows = np.where(np.isfinite(rows), rows, np.float32(0))
+        losses = cheapest_first(table, rows, start, stop, levels[0])
+        return tally_block(losses, row_bytes, levels)
+
+    whole = Tally.empty(len(row_bytes))
+    starts = range(0, plan.rows, step)
+    workers = min(os.cpu_count() or 1, 8)
+    with reported(path), open(path, "wb") as file, ThreadPoolExecutor(workers) as pool:
+        for first in range(0, len(starts), 2 * workers):
+            for tally, packed in pool.map(work, starts[first : first + 2 * workers]):
+                whole.add(tally)
+                file.write(packed.data)
+                advance(len(packed) * plan.dim * 4)
+    return whole
+
+
+def cheapest_first(
+    table: TableChoice, rows: NDArray[np.float32], start: int, stop: int, price: float
+) -> NDArray[np.float32]:
+    """Losses of rows in each encoding: float32 (encodings, n).
+
+    Rows that lose less as the constant row than any other would cost are measured no further:
+    the others' losses are infinite.
+    """
+    ruler = table.ruler
+    weights = table.weights.block(start, stop)
+    names = [one.name for one in ruler.encodings]
+    if "constant" not in names or len(names) == 1:
+        return ruler.measure(rows, weights)
+    constant = names.index("constant")
+    others = [index for index in range(len(names)) if index != constant]
+    losses = np.full((len(names), len(rows)), np.inf, np.float32)
+    losses[constant] = ruler.measure(rows, weights, [constant])[0]
+    least = price * table.row_bytes[others].min()
+    left = np.flatnonzero(losses[constant] > np.float32(least))
+    if len(left) == len(rows):
+        losses[others] = ruler.measure(rows, weights, others)
+    elif len(left):
+        own = np.ascontiguousarray(rows[left])
+        losses[np.ix_(others, left)] = ruler.measure(own, weights[left], others)
+    return losses
+
+
+def tiers_from(path: str, level: int, changed: int, rows: int) -> Iterator[U8]:
+    """Choices of consecutive rows, out of the file: uint8 (n,), in blocks of a multiple of 64.
+
+    Args:
+        level: rows that change before this price have changed, those that change later haven't.
+        changed: so many of the rows that change at this price have changed, the first ones.
+    """
+    packed = np.memmap(path, np.uint16, mode="r", shape=(rows,)) if rows else np.zeros(0, "u2")
+    mask = (1 << TIER_BITS) - 1
+    for start in range(0, rows, 1 << 18):
+        block = np.asarray(packed[start : start + (1 << 18)])
+        where = block >> 2 * TIER_BITS
+        late = (where > 0) & (where < level)
+        here = np.flatnonzero(where == level) if level else np.zeros(0, np.intp)
+        late[here[:changed]] = True
+        changed = max(0, changed - len(here))
+        yield np.where(late, block >> TIER_BITS & mask, block & mask).astype(np.uint8)

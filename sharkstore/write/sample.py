@@ -1,0 +1,119 @@
+"""Rows that stand for a table: all of a small one, else some of every weight.
+
+Rows of few uses are many and alike, so few of them stand for all; of those used most, all are
+taken. The same rows come every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharkstore.plan.stats import BLOCK
+from sharkstore.plan.weigh import Weights
+from sharkstore.tensors import Tensor, TensorSource, as_float32
+
+F64 = NDArray[np.float64]
+Own = Callable[[int, int], NDArray[np.bool_]]
+I64 = NDArray[np.int64]
+
+# rows of a larger table that are taken
+MOST = 1 << 15
+# strata: half octaves of weight, from 2 ** -64 to 2 ** 64, and zero
+STRATA = 257
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some rows of a table.
+
+    Args:
+        ids: int64 (n,), rising.
+        rows: float32 (n, dim); what was not finite is 0.
+        weights: float64 (n,): what an error in each costs.
+        stands: float64 (n,): how many rows of the table each stands for.
+    """
+
+    ids: I64
+    rows: NDArray[np.float32]
+    weights: F64
+    stands: F64
+
+
+def draw(
+    source: TensorSource,
+    tensor: Tensor,
+    weights: Weights,
+    most: int = MOST,
+    own: Own | None = None,
+) -> Sample:
+    """The rows that stand for a table, `most` at most.
+
+    Args:
+        own: gives which of the rows from one id to another count, bool (n,); all when left out.
+    """
+    ids, stands = _pick(tensor.rows, weights, most, own)
+    rows = np.empty((len(ids), tensor.shape[1]), np.float32)
+    values = np.empty(len(ids))
+    for start in range(0, tensor.rows, BLOCK):
+        stop = min(tensor.rows, start + BLOCK)
+        first, last = np.searchsorted(ids, [start, stop])
+        if first < last:
+            places = ids[first:last] - start
+            raw = source.read(tensor.name, start, stop)[places]
+            rows[first:last] = as_float32(raw, tensor.dtype)
+            values[first:last] = weights.block(start, stop)[places]
+    rows[~np.isfinite(rows)] = 0
+    return Sample(ids, rows, values, stands)
+
+
+def _pick(rows: int, weights: Weights, most: int, own: Own | None) -> tuple[I64, F64]:
+    if rows <= most and own is None:
+        return np.arange(rows), np.ones(rows)
+    sizes = np.zeros(STRATA, np.int64)
+    for _, strata in _blocks(rows, weights, own):
+        sizes += np.bincount(strata, minlength=STRATA + 1)[:STRATA]
+    wanted = _share_out(sizes, most)
+    picked, stands = [np.zeros(0, np.int64)], [np.zeros(0)]
+    seen = np.zeros(STRATA, np.int64)
+    for start, strata in _blocks(rows, weights, own):
+        for stratum in np.flatnonzero(np.bincount(strata, minlength=STRATA + 1)[:STRATA]):
+            members = np.flatnonzero(strata == stratum)
+            # every so manyth of the stratum, in even steps over the whole table
+            numbers = (seen[stratum] + np.arange(len(members) + 1)) * wanted[stratum]
+            steps = numbers // sizes[stratum]
+            chosen = members[steps[1:] > steps[:-1]]
+            seen[stratum] += len(members)
+            picked.append(start + chosen)
+            stands.append(np.full(len(chosen), sizes[stratum] / max(wanted[stratum], 1)))
+    ids = np.concatenate(picked)
+    order = np.argsort(ids)
+    return ids[order], np.concatenate(stands)[order]
+
+
+def _blocks(rows: int, weights: Weights, own: Own | None) -> Iterator[tuple[int, I64]]:
+    """First row and strata of blocks of rows; STRATA for rows that don't count."""
+    for start in range(0, rows, BLOCK):
+        stop = min(rows, start + BLOCK)
+        strata = _strata(weights.block(start, stop), weights.scale)
+        if own is not None:
+            strata[~own(start, stop)] = STRATA
+        yield start, strata
+
+
+def _strata(weights: F64, scale: float) -> I64:
+    """Half octaves of the weights: int64 (n,)."""
+    with np.errstate(divide="ignore"):
+        octave = np.log2(weights / scale) * 2
+    return np.where(weights > 0, np.clip(octave, -127, 127) + 129, 0).astype(np.int64)
+
+
+def _share_out(sizes: I64, most: int) -> I64:
+    """As many of each stratum, or all that it has."""
+    wanted = np.zeros_like(sizes)
+    for place, stratum in enumerate(order := np.argsort(sizes, kind="stable")):
+        wanted[stratum] = min(sizes[stratum], (most - wanted.sum()) // (len(order) - place))
+    return wanted
