@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,12 @@ class Field:
     signal: float = 1.0
 
 
-def generate(
+def generate(seed: int, samples: int, fields: Sequence[Field], **rest: Any) -> Dataset:
+    """The log of `generate_known` alone."""
+    return generate_known(seed, samples, fields, **rest)[0]
+
+
+def generate_known(
     seed: int,
     samples: int,
     fields: Sequence[Field],
@@ -39,7 +45,7 @@ def generate(
     spread: float = 1.6,
     center: float = -1.2,
     name: str = "click log",
-) -> Dataset:
+) -> tuple[Dataset, F32]:
     """Generate a click log; the same arguments give the same log.
 
     Each id of a field has a latent bias b and a latent vector v of 4 values, all normal. A
@@ -52,7 +58,8 @@ def generate(
     and 40 bytes a sample are held.
 
     Returns:
-        The log: the first 80 % of the samples to train, 10 % to validate, 10 % to test.
+        The log: the first 80 % of the samples to train, 10 % to validate, 10 % to test. And the
+        logits that the labels were drawn from, float32 (samples,): no model ranks better.
     """
     *streams, last = np.random.default_rng(seed).spawn(len(fields) + 1)
     ids = np.empty((samples, len(fields)), np.int32)
@@ -69,7 +76,7 @@ def generate(
     split[samples * 8 // 10 :] = VALIDATION
     split[samples * 9 // 10 :] = TEST
     names, rows = tuple(field.name for field in fields), tuple(field.rows for field in fields)
-    return Dataset(name, names, rows, ids, clicked.astype(np.uint8), split)
+    return Dataset(name, names, rows, ids, clicked.astype(np.uint8), split), logits
 
 
 def _zipf(rng: np.random.Generator, rows: int, samples: int, exponent: float) -> Ids:

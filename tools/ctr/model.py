@@ -45,6 +45,7 @@ class Ctr(nn.Module):
         cardinalities: rows of each field's table.
         dim: values a row.
         hidden: widths of the MLP's hidden layers.
+        spread: standard deviation of the tables' first values.
     """
 
     def __init__(
@@ -53,13 +54,14 @@ class Ctr(nn.Module):
         cardinalities: Sequence[int],
         dim: int = 16,
         hidden: Sequence[int] = (400, 400),
+        spread: float = INITIAL_SPREAD,
     ) -> None:
         super().__init__()
         self.fields = tuple(fields)
         self.emb = nn.Module()  # a ModuleDict would refuse fields named as its methods: "type"
         for field, rows in zip(fields, cardinalities, strict=True):
             table = nn.Embedding(rows, dim, sparse=True)
-            nn.init.normal_(table.weight, std=INITIAL_SPREAD)
+            nn.init.normal_(table.weight, std=spread)
             setattr(self.emb, field, table)
         self.head = Head(len(fields), dim, hidden)
 

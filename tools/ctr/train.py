@@ -13,7 +13,7 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 
 from ctr.datasets import TRAIN, VALIDATION, Dataset, Ids
-from ctr.model import Ctr, table_name
+from ctr.model import INITIAL_SPREAD, Ctr, table_name
 from sharkstore import Store
 from sharkstore.importance import Importance
 from sharkstore.metrics import auc
@@ -33,6 +33,7 @@ def train(
     batch: int = 1024,
     rate: float = 1e-3,
     decay: float = 1e-4,
+    spread: float = INITIAL_SPREAD,
     watch: Callable[[int, float], None] | None = None,
 ) -> Ctr:
     """Train on the training split, and keep the epoch of the best validation AUC.
@@ -48,10 +49,11 @@ def train(
         batch: samples a step.
         rate: learning rate of Adam.
         decay: weight of the squared norms of the looked-up vectors in the loss.
+        spread: standard deviation of the tables' first values.
         watch: called with the epoch, from 1, and its validation AUC.
     """
     torch.manual_seed(seed)
-    model = Ctr(dataset.fields, dataset.cardinalities, dim, hidden)
+    model = Ctr(dataset.fields, dataset.cardinalities, dim, hidden, spread)
     # Sparse steps touch a batch's rows only: an epoch costs the samples, whatever the tables.
     steps = [
         torch.optim.SparseAdam(model.emb.parameters(), rate),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from benchmarks.progress import steps
 from ctr import train
 from ctr.datasets import TEST, Dataset
-from ctr.model import Ctr
+from ctr.model import INITIAL_SPREAD, Ctr
 
 from sharkstore.metrics import auc
 
@@ -24,6 +24,8 @@ class Sizes:
     batch: int = 4096
     rate: float = 3e-3
     epochs: int = 30
+    decay: float = 1e-4
+    spread: float = INITIAL_SPREAD
 
 
 def fit(dataset: Dataset, seed: int, sizes: Sizes) -> Ctr:
@@ -36,6 +38,8 @@ def fit(dataset: Dataset, seed: int, sizes: Sizes) -> Ctr:
         epochs=sizes.epochs,
         batch=sizes.batch,
         rate=sizes.rate,
+        decay=sizes.decay,
+        spread=sizes.spread,
     )
 
 
