@@ -14,19 +14,16 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.progress import steps
-from ctr import train
-from ctr.datasets import TEST, VALIDATION, Dataset
+from ctr.datasets import TEST, Dataset
 from ctr.model import Ctr
 from numpy.typing import NDArray
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file as save_tensors
 
-import sharkstore
 from reproduce.markdown import difference, level, table
 from reproduce.noise import paired, spread
-from reproduce.scorers import fields_of, measure
+from reproduce.scorers import fields_of
+from reproduce.stores import Stored, Trial
 from reproduce.training import Sizes, auc_on_test, fit
-from sharkstore.convert import convert_checkpoint
 from sharkstore.metrics import auc
 from sharkstore.plan.stats import Stats
 from sharkstore.stats.file import open_stats
@@ -77,6 +74,7 @@ def run(
         encoding: of rows that are kept.
     """
     levels = tuple(dict.fromkeys(levels))
+    _, labels = dataset.part(TEST)
     whole, stored = [], []
     aucs: dict[str, dict[int, list[float]]] = {}
     ratios: dict[str, dict[int, list[float]]] = {}
@@ -85,49 +83,30 @@ def run(
         whole.append(auc_on_test(model, dataset))
         with tempfile.TemporaryDirectory() as folder:
             trial = Trial(model, dataset, Path(folder), sizes.batch)
-            stored.append(trial.convert(encoding, {})[0])
-            for name, values in priorities(trial.stats, model, seed).items():
+            measured = open_stats(trial.stats)
+            stored.append(auc(labels, _convert(trial, measured, encoding, {}).logits))
+            for name, values in priorities(measured, model, seed).items():
                 ranked = rank(values, np.random.default_rng([seed, 1]))
                 for percent in levels:
                     tiers = f"{encoding}@{least_rank(ranked, percent)},constant"
-                    auc, ratio = trial.convert(tiers, ranked)
-                    aucs.setdefault(name, {}).setdefault(percent, []).append(auc)
-                    ratios.setdefault(name, {}).setdefault(percent, []).append(ratio)
+                    found = _convert(trial, measured, tiers, ranked)
+                    reached = auc(labels, found.logits)
+                    aucs.setdefault(name, {}).setdefault(percent, []).append(reached)
+                    ratios.setdefault(name, {}).setdefault(percent, []).append(found.ratio)
     rows = sum(dataset.cardinalities)
     return Kept(dataset.name, rows, sizes.dim, encoding, seeds, whole, stored, aucs, ratios)
 
 
-class Trial:
-    """A trained model, what was measured of it, and stores made of it.
-
-    Args:
-        folder: for checkpoint, stats and stores.
-        batch: samples a step of measuring.
-    """
-
-    def __init__(self, model: Ctr, dataset: Dataset, folder: Path, batch: int) -> None:
-        self._model, self._folder = model, folder
-        self._ids, self._labels = dataset.part(TEST)
-        self._checkpoint = folder / "model.safetensors"
-        state = {name: value.contiguous() for name, value in model.state_dict().items()}
-        save_tensors(state, self._checkpoint)
-        measure(model, dataset, VALIDATION, batch).save(folder / "measured.safetensors")
-        self.stats = open_stats(folder / "measured.safetensors")
-
-    def convert(self, tiers: str, ranked: ByTable) -> tuple[float, float]:
-        """Test AUC, and bytes of the tables over float32, of a store with these priorities."""
-        arrays = {f"tables/{name}/priority": values for name, values in ranked.items()}
-        for name in self.stats.tables:
-            count = self.stats.count(name)
-            assert count is not None
-            arrays[f"tables/{name}/count"] = np.array(count)
-        stats, path = self._folder / "stats.safetensors", self._folder / "model.shark"
-        save_arrays(arrays, stats)
-        convert_checkpoint(self._checkpoint, path, tiers=tiers, stats=stats, overwrite=True)
-        with sharkstore.open(path) as store:
-            found = train.predict_from_store(self._model, store, self._ids)
-            ratio = store.nbytes / store.metadata.source_nbytes
-        return auc(self._labels, found), ratio
+def _convert(trial: Trial, measured: Stats, tiers: str, ranked: ByTable) -> Stored:
+    """A store with ranks for priorities."""
+    arrays = {f"tables/{name}/priority": values for name, values in ranked.items()}
+    for name in measured.tables:
+        count = measured.count(name)
+        assert count is not None
+        arrays[f"tables/{name}/count"] = np.array(count)
+    path = trial.stats.with_name("ranked.safetensors")
+    save_arrays(arrays, path)
+    return trial.convert(path, tiers=tiers)
 
 
 def priorities(stats: Stats, model: Ctr, seed: int) -> dict[str, ByTable]:
