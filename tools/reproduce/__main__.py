@@ -4,52 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import click
-from ctr import datasets
+from ctr import datasets, longtail
 from ctr.datasets import Dataset
 
 from reproduce import cost as costs
 from reproduce import fields as selections
+from reproduce import frontier as frontiers
+from reproduce import frontier_plot, frontier_text
 from reproduce import rows as tiers
 from reproduce.noise import MOST_SEEDS
+from reproduce.options import FOLDER, Numbers, Percents, Picture, Set
 from reproduce.training import Sizes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Found = TypeVar("Found", selections.Selection, costs.Cost, tiers.Kept, frontiers.Frontier)
 
 
-class Numbers(click.ParamType[tuple[Any, ...]]):
-    """Numbers with commas between them, each within bounds."""
-
-    name = "a,b,…"
-
-    def __init__(self, least: int, most: int) -> None:
-        self._bounds = range(least, most + 1)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(int(word) for word in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers", param, ctx)
-        for number in numbers:
-            if number not in self._bounds:
-                least, most = self._bounds[0], self._bounds[-1]
-                self.fail(f"{number} is not from {least} to {most}", param, ctx)
-        return numbers
-
-
-def common(sizes: Sizes) -> Callable[[Command], Command]:
+def common(sizes: Sizes, sets: click.ParamType[Any] = FOLDER) -> Callable[[Command], Command]:
     """The arguments of all commands, with a command's own defaults."""
-    folder = click.Path(exists=True, file_okay=False, path_type=Path)
     arguments = [
-        click.argument("folders", type=folder, nargs=-1, required=True),
+        click.argument("folders", type=sets, nargs=-1, required=True),
         click.option("--dim", type=click.IntRange(1, 4096), default=sizes.dim, help="Of tables."),
         click.option("--hidden", type=Numbers(1, 1 << 16), default=sizes.hidden, help="Widths."),
         click.option("--batch", type=click.IntRange(1), default=sizes.batch, help="Samples."),
@@ -82,26 +64,27 @@ def main() -> None:
 @click.option("--keep", type=Numbers(1, 99), default=selections.KEEP, help="Percent of the fields.")
 @click.option("--shuffles", type=click.IntRange(1), default=5, help="Of each field.")
 def fields(
-    *, folders: Sequence[Path], seeds: int, keep: Sequence[int], shuffles: int, **rest: Any
+    *,
+    folders: Sequence[Path],
+    seeds: int,
+    keep: Sequence[int],
+    shuffles: int,
+    as_json: bool,
+    **rest: Any,
 ) -> None:
     """Test AUC when the best fields are kept, by what scores them."""
-
-    def run(dataset: Dataset, sizes: Sizes) -> selections.Selection:
-        return selections.run(dataset, seeds, sizes, keep, shuffles)
-
-    _print(folders, run, selections.text, **rest)
+    loaded, sizes = [_load(one) for one in folders], Sizes(**rest)
+    found = (selections.run(one, seeds, sizes, keep, shuffles) for one in loaded)
+    _print(found, selections.text, as_json=as_json)
 
 
 @main.command()
 @common(costs.SIZES)
 @click.option("--rounds", type=click.IntRange(1), default=7, help="Of all methods in turns.")
-def cost(*, folders: Sequence[Path], rounds: int, **rest: Any) -> None:
+def cost(*, folders: Sequence[Path], rounds: int, as_json: bool, **rest: Any) -> None:
     """Seconds and passes over the data of each scorer."""
-
-    def run(dataset: Dataset, sizes: Sizes) -> costs.Cost:
-        return costs.run(dataset, sizes, rounds)
-
-    _print(folders, run, costs.text, **rest)
+    loaded, sizes = [_load(one) for one in folders], Sizes(**rest)
+    _print((costs.run(one, sizes, rounds) for one in loaded), costs.text, as_json=as_json)
 
 
 @main.command()
@@ -110,34 +93,67 @@ def cost(*, folders: Sequence[Path], rounds: int, **rest: Any) -> None:
 @click.option("--levels", type=Numbers(1, 99), default=tiers.LEVELS, help="Percent of the rows.")
 @click.option("--encoding", type=click.Choice(["f32", "f16", "int8"]), default="int8")
 def rows(
-    *, folders: Sequence[Path], seeds: int, levels: Sequence[int], encoding: str, **rest: Any
+    *,
+    folders: Sequence[Path],
+    seeds: int,
+    levels: Sequence[int],
+    encoding: str,
+    as_json: bool,
+    **rest: Any,
 ) -> None:
     """Test AUC at equal bytes, by what a row's priority is."""
-
-    def run(dataset: Dataset, sizes: Sizes) -> tiers.Kept:
-        return tiers.run(dataset, seeds, sizes, levels, encoding)
-
-    _print(folders, run, tiers.text, **rest)
+    loaded, sizes = [_load(one) for one in folders], Sizes(**rest)
+    found = (tiers.run(one, seeds, sizes, levels, encoding) for one in loaded)
+    _print(found, tiers.text, as_json=as_json)
 
 
-def _print(
-    folders: Sequence[Path],
-    run: Callable[[Dataset, Sizes], Any],
-    text: Callable[[Any], str],
+@main.command()
+@common(frontiers.SIZES, Set())
+@seeds
+@click.option("--sizes", "shares", type=Percents(), default=frontiers.SHARES, help="Percent.")
+@click.option("--resamples", type=click.IntRange(1), default=200, help="Of each bootstrap.")
+@click.option("--plot", type=Picture(), help="Draw it too: .svg or .png.")
+@click.option("--quick", is_flag=True, help="A trial: longtail a hundredth as long, one epoch.")
+def frontier(
     *,
+    folders: Sequence[Path | str],
+    seeds: int,
+    shares: Sequence[float],
+    resamples: int,
+    plot: Path | None,
+    quick: bool,
     as_json: bool,
-    **sizes: Any,
+    **rest: Any,
 ) -> None:
-    """Run an experiment on each set; a table is out before the next set begins."""
-    loaded = [_load(folder) for folder in folders]
-    documents = []
-    for dataset in loaded:
-        found = run(dataset, Sizes(**sizes))
-        documents.append(asdict(found))
+    """Change of quality against size, by what decides how rows are stored.
+
+    A set is a folder, or `longtail`, which is generated.
+    """
+    if plot and find_spec("matplotlib") is None:
+        sys.exit("error: --plot needs matplotlib: pip install '.[plot]'")
+    sizes = replace(frontiers.SIZES, **rest | ({"epochs": 1} if quick else {}))
+    loaded = [
+        longtail.generate(100 if quick else 1) if isinstance(one, str) else (_load(one), None)
+        for one in folders
+    ]
+    found = (
+        frontiers.run(dataset, known, seeds, sizes, shares, resamples) for dataset, known in loaded
+    )
+    printed = _print(found, frontier_text.text, as_json=as_json)
+    if plot:
+        frontier_plot.plot(printed, plot)
+
+
+def _print(found: Iterable[Found], text: Callable[[Found], str], *, as_json: bool) -> list[Found]:
+    """Tell what was found on each set; a table is out before the next set begins."""
+    told = []
+    for one in found:
+        told.append(one)
         if not as_json:
-            click.echo(text(found) + "\n")
+            click.echo(text(one) + "\n")
     if as_json:
-        click.echo(json.dumps(documents, indent=2))
+        click.echo(json.dumps([asdict(one) for one in told], indent=2))
+    return told
 
 
 def _load(folder: Path) -> Dataset:
