@@ -22,8 +22,13 @@ def run(*arguments, code=0):
 
 
 @pytest.fixture(scope="module")
-def document():
-    options = ("--seeds", 2, "--sizes", "20,10,0.01", "--resamples", 3, "--json")
+def drawn(tmp_path_factory):
+    return tmp_path_factory.mktemp("frontier") / "curve.svg"
+
+
+@pytest.fixture(scope="module")
+def document(drawn):
+    options = ("--seeds", 2, "--sizes", "20,10,0.01", "--resamples", 3, "--json", "--plot", drawn)
     (found,) = json.loads(run(*QUICK, *options).stdout)
     return found
 
@@ -66,22 +71,15 @@ def test_all_int8_costs_next_to_nothing_and_all_int2_something(points):
     assert min(points["int2", "int2"]["change"]["loss"]) > 1e-5
 
 
-def test_intervals_hold_their_ends_in_order(points):
-    for one in points.values():
-        for change in filter(None, (one["change"], one["over"])):
-            for low, high in zip(change["low"], change["high"], strict=True):
-                assert low <= high
+def test_the_allocator_and_what_it_is_compared_with_have_intervals(points):
+    for (method, _), one in points.items():
+        change = one["change"] if method == OURS else one["over"]
+        assert len(change["low"]) == len(change["high"]) == 2
+        assert (np.array(change["low"]) <= change["high"]).all()
 
 
-def test_the_frontier_is_printed_and_drawn(tmp_path):
-    path = tmp_path / "frontier.svg"
-    options = ("--seeds", 2, "--sizes", "10", "--resamples", 2, "--plot", path)
-    text = run(*QUICK, *options).stdout
-    assert text.startswith("### longtail: 13,876 rows × 8\n")
-    heads = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
-    assert heads.count("| size") == 3
-    assert heads.count(f"| {SHARK}") == 3
-    assert "<svg" in path.read_text()
+def test_the_frontier_is_drawn(document, drawn):
+    assert document["name"] in drawn.read_text()
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -208,10 +206,7 @@ def test_the_same_figures_make_the_same_picture(frontier, tmp_path, suffix, star
 
 
 def test_the_picture_has_every_method_in_its_legend(frontier, tmp_path):
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.fonttype": "none"}):
-        frontier_plot.plot([frontier], tmp_path / "a.svg")
+    frontier_plot.plot([frontier], tmp_path / "a.svg")
     drawn = (tmp_path / "a.svg").read_text()
     for name in (SHARK, OURS, "allocator, count", "int8"):
         assert f">{name}<" in drawn

@@ -1,6 +1,7 @@
-"""SHARK's two measurements on data sets: which fields to keep, what scoring costs, which rows.
+"""Measurements on data sets: which fields to keep, what scoring costs, which rows, what size.
 
-A set is a folder with `encoded.npz` and `meta.json` (see `ctr.datasets`).
+A set is a folder with `encoded.npz` and `meta.json` (see `ctr.datasets`), or for the frontier
+`longtail`, which is generated: tables of more than a million rows in all.
 
 Field selection follows the ERASE benchmark (KDD 2024, Applied-Machine-Learning-Lab/ERASE): a
 model is trained on all fields, the fields are scored on the validation split, a new model is

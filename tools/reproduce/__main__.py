@@ -55,7 +55,7 @@ seeds = click.option(
 
 @click.group(context_settings={"show_default": True})
 def main() -> None:
-    """SHARK's measurements on data sets: folders with encoded.npz and meta.json."""
+    """Measurements on data sets: folders with encoded.npz and meta.json."""
 
 
 @main.command()

@@ -32,14 +32,14 @@ def plot(found: Sequence[Frontier], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # the same figures give the same bytes
-    with mpl.rc_context({"svg.hashsalt": "frontier"}):
-        figure = Figure(figsize=(12, 4.5 * len(found)), layout="constrained")
+    # the same figures give the same bytes, and text stays text
+    with mpl.rc_context({"svg.hashsalt": "frontier", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(14, 4.5 * len(found)), layout="constrained")
         panels = figure.subplots(len(found), 2, squeeze=False)
         for row, one in zip(panels, found, strict=True):
             for axes, quantity in zip(row, TITLES, strict=True):
                 _draw(axes, one, quantity)
-        panels[0][0].legend(fontsize="small")
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper")
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
