@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ctr import longtail
+from ctr import clicklog, longtail
+from ctr.clicklog import Field
 from reproduce import frontier_plot, frontier_text
-from reproduce.__main__ import main
+from reproduce.__main__ import load_known, main
 from reproduce.difficulty import Difficulty
 from reproduce.frontier import OURS, SHARK, SWEPT, UNIFORM, Change, Frontier, Point
 
-QUICK = ("frontier", longtail.NAME, "--quick", "--dim", "8", "--hidden", "8", "--batch", "512")
+FIELDS = (Field("user", 1500), Field("item", 300), Field("hour", 24, 0))
+QUICK = ("--quick", "--dim", "8", "--hidden", "8", "--batch", "128", "--rate", "0.01")
 
 
 def run(*arguments, code=0):
@@ -27,9 +29,18 @@ def drawn(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def document(drawn):
-    options = ("--seeds", 2, "--sizes", "20,10,0.01", "--resamples", 3, "--json", "--plot", drawn)
-    (found,) = json.loads(run(*QUICK, *options).stdout)
+def folder(tmp_path_factory):
+    log, path = clicklog.generate(0, 6000, FIELDS), tmp_path_factory.mktemp("clicks")
+    arrays = {"X": log.ids, "y": log.labels, "split": log.split, "fields": np.array(log.fields)}
+    np.savez(path / "encoded.npz", card=np.array(log.cardinalities), **arrays)
+    (path / "meta.json").write_text(json.dumps({"name": "clicks"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def document(folder, drawn):
+    options = ("--seeds", 2, "--sizes", "20,0.01", "--resamples", 3, "--json", "--plot", drawn)
+    (found,) = json.loads(run("frontier", folder, *QUICK, *options).stdout)
     return found
 
 
@@ -40,7 +51,7 @@ def points(document):
 
 def test_every_method_is_measured_at_every_size_that_it_can_reach(points):
     expected = {(name, name) for name in UNIFORM} | {(OURS, name) for name in UNIFORM}
-    expected |= {(method, size) for method in SWEPT for size in ("20%", "10%")}
+    expected |= {(method, "20%") for method in SWEPT}
     assert points.keys() == expected
 
 
@@ -65,10 +76,10 @@ def test_the_difference_of_two_methods_is_that_of_their_changes(points):
                 np.testing.assert_allclose(one["over"][kind], differences, atol=1e-12)
 
 
-def test_all_int8_costs_next_to_nothing_and_all_int2_something(points):
-    assert np.abs(points["int8", "int8"]["change"]["auc"]).max() < 1e-3
-    assert np.abs(points["int8", "int8"]["change"]["loss"]).max() < 1e-3
-    assert min(points["int2", "int2"]["change"]["loss"]) > 1e-5
+def test_all_int8_changes_next_to_nothing_and_all_int2_much_more(points):
+    int8, int2 = (np.abs(points[name, name]["change"]["loss"]) for name in ("int8", "int2"))
+    assert int8.max() < 1e-4
+    assert int2.min() > 10 * int8.max()
 
 
 def test_the_allocator_and_what_it_is_compared_with_have_intervals(points):
@@ -79,7 +90,15 @@ def test_the_allocator_and_what_it_is_compared_with_have_intervals(points):
 
 
 def test_the_frontier_is_drawn(document, drawn):
-    assert document["name"] in drawn.read_text()
+    assert "clicks, dim 8, 2 seeds" in drawn.read_text()
+    assert document["resamples"] == 3
+
+
+def test_longtail_is_a_name_and_everything_else_a_folder(folder):
+    generated, known = load_known(longtail.NAME, quick=True)
+    assert (generated.name, len(generated.labels), len(known)) == ("longtail", 10_000, 10_000)
+    loaded, unknown = load_known(folder, quick=True)
+    assert (loaded.name, unknown) == ("clicks", None)
 
 
 # --- bad input ---------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import click
+import numpy as np
 from ctr import datasets, longtail
 from ctr.datasets import Dataset
+from numpy.typing import NDArray
 
 from reproduce import cost as costs
 from reproduce import fields as selections
@@ -23,6 +25,8 @@ from reproduce import rows as tiers
 from reproduce.noise import MOST_SEEDS
 from reproduce.options import FOLDER, Numbers, Percents, Picture, Set
 from reproduce.training import Sizes
+
+QUICK = 300  # as many times less of longtail
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Found = TypeVar("Found", selections.Selection, costs.Cost, tiers.Kept, frontiers.Frontier)
@@ -113,7 +117,7 @@ def rows(
 @click.option("--sizes", "shares", type=Percents(), default=frontiers.SHARES, help="Percent.")
 @click.option("--resamples", type=click.IntRange(1), default=200, help="Of each bootstrap.")
 @click.option("--plot", type=Picture(), help="Draw it too: .svg or .png.")
-@click.option("--quick", is_flag=True, help="A trial: longtail a hundredth as long, one epoch.")
+@click.option("--quick", is_flag=True, help="A trial: a small longtail, one epoch.")
 def frontier(
     *,
     folders: Sequence[Path | str],
@@ -132,10 +136,7 @@ def frontier(
     if plot and find_spec("matplotlib") is None:
         sys.exit("error: --plot needs matplotlib: pip install '.[plot]'")
     sizes = replace(frontiers.SIZES, **rest | ({"epochs": 1} if quick else {}))
-    loaded = [
-        longtail.generate(100 if quick else 1) if isinstance(one, str) else (_load(one), None)
-        for one in folders
-    ]
+    loaded = [load_known(one, quick=quick) for one in folders]
     found = (
         frontiers.run(dataset, known, seeds, sizes, shares, resamples) for dataset, known in loaded
     )
@@ -154,6 +155,13 @@ def _print(found: Iterable[Found], text: Callable[[Found], str], *, as_json: boo
     if as_json:
         click.echo(json.dumps([asdict(one) for one in told], indent=2))
     return told
+
+
+def load_known(one: Path | str, *, quick: bool) -> tuple[Dataset, NDArray[np.float32] | None]:
+    """A set, and the logits behind its labels where they are known: `longtail`, or a folder."""
+    if isinstance(one, Path):
+        return _load(one), None
+    return longtail.generate(QUICK if quick else 1)
 
 
 def _load(folder: Path) -> Dataset:
