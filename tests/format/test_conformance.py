@@ -38,6 +38,10 @@ def test_golden_store_reads_as_it_says(path: Path):
         assert set(store) == set(expected["tables"])
         for name, one in expected["tables"].items():
             assert store[name].lookup(one["ids"]).tobytes().hex() == one["rows"]
+        for name, one in expected.get("bags", {}).items():
+            for mode in kernels.POOLS:
+                bags = store[name].embedding_bag(one["ids"], one["offsets"], mode=mode)
+                assert [bag.tobytes().hex() for bag in bags] == one[mode]
         got = {name: array.tobytes().hex() for name, array in store.dense.items()}
         assert got == expected["dense"]
 

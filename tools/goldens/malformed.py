@@ -19,6 +19,7 @@ TABLE = "t"
 F32 = "tables/t/0/c/0/0"
 INT8 = "tables/t/1/c/0/0"
 ROWMAP = "tables/t/rowmap/c/0/0"
+BOOK = "tables/t/0.codebook/c/0/0/0"
 
 
 def make(top: Path) -> None:
@@ -26,7 +27,8 @@ def make(top: Path) -> None:
     for name, (damage, told) in CASES.items():
         folder = top / name
         array = values(40, 70, 4)
-        write(folder, {TABLE: array}, Plan((table(array, TABLE, "f32 7, int8 rest"),)))
+        tiers = "pq4.9 40, int8 rest" if name.startswith("codebook") else "f32 7, int8 rest"
+        write(folder, {TABLE: array}, Plan((table(array, TABLE, tiers),)))
         damage(folder)
         (folder.parent / f"{folder.name}.json").write_text(json.dumps(told, indent=1) + "\n")
 
@@ -85,6 +87,18 @@ CASES: dict[str, tuple[Callable[[Path], None], Any]] = {
     "chunk-longer": (
         _edit(F32, lambda raw: raw + b"\0"),
         _told("a chunk file is a byte too long", F32, open_=False, quick=True),
+    ),
+    "codebook-missing": (
+        _remove(BOOK),
+        _told("the chunk file of a codebook is missing", BOOK, open_=False, quick=True),
+    ),
+    "codebook-truncated": (
+        _edit(BOOK, lambda raw: raw[:-1]),
+        _told("a codebook is a byte too short", BOOK, open_=False, quick=True),
+    ),
+    "codebook-flipped": (
+        _edit(BOOK, lambda raw: bytes([raw[0] ^ 1]) + raw[1:]),
+        _told("a bit of a codebook is flipped", BOOK, quick=False),
     ),
     "byte-flipped": (
         _edit(INT8, lambda raw: bytes([raw[0] ^ 1]) + raw[1:]),

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 import sharkstore
 from sharkstore.encodings import parse_encoding
+from sharkstore.kernels.reference import Pool
+from sharkstore.load.table import Table
 from sharkstore.plan.model import FieldPlan, Plan, TablePlan, TierPlan
 from sharkstore.plan.stats import Stats
 from sharkstore.tensors import Tensor
 from sharkstore.write.store import write_store
 
 Array = NDArray[Any]
+MODES: tuple[Pool, ...] = ("sum", "mean", "max")
 PROVENANCE = {"tool": "golden", "source": {"name": "golden"}}
 
 
@@ -77,8 +80,8 @@ def write(folder: Path, arrays: Mapping[str, Array], plan: Plan, **options: Any)
     )
 
 
-def expected(folder: Path) -> None:
-    """Beside a store, what a reader must give: digest, rows in hex, parameters in hex."""
+def expected(folder: Path, *, bags: bool = False) -> None:
+    """Beside a store, what a reader must give: digest, rows, bags and parameters in hex."""
     with sharkstore.open(folder) as store:
         tables = {}
         for name, one in store.items():
@@ -94,7 +97,20 @@ def expected(folder: Path) -> None:
             "tables": tables,
             "dense": {name: array.tobytes().hex() for name, array in store.dense.items()},
         }
+        if bags:
+            document["bags"] = {name: _bags(one) for name, one in store.items()}
     (folder.parent / f"{folder.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _bags(one: Table) -> dict[str, Any]:
+    """Bags of a table by mode: empty ones, one of one id, short ones, a long one."""
+    ids = (np.arange(90) * 7919) % one.rows
+    offsets = np.array([0, 0, 1, 4, 9, 9, 29])
+    pooled: dict[str, Any] = {
+        mode: [bag.tobytes().hex() for bag in one.embedding_bag(ids, offsets, mode=mode)]
+        for mode in MODES
+    }
+    return {"ids": ids.tolist(), "offsets": offsets.tolist(), **pooled}
 
 
 def make(top: Path) -> None:
@@ -108,6 +124,8 @@ def make(top: Path) -> None:
     ):
         maker(top / name)
         expected(top / name)
+    codebooks(top / "1.2-pq")
+    expected(top / "1.2-pq", bags=True)
 
 
 def tiers(folder: Path) -> None:
@@ -208,6 +226,32 @@ def few_bits(folder: Path) -> None:
             table(arrays["two"], "two", "f16 10, int8 20, int2 rest"),
             table(arrays["wide"], "wide", "int4.affine rest"),
             table(arrays["single"], "single", "int4 3, int2.affine rest"),
+            table(arrays["eight"], "eight", eight),
+        )
+    )
+    write(folder, arrays, plan)
+
+
+def codebooks(folder: Path) -> None:
+    """Codes of codebooks alone and beside other tiers: few entries and all, odd dims, float32."""
+    arrays = {
+        "four": values(100, 400, 16),
+        "whole": values(101, 700, 4),
+        "odd": values(102, 200, 7),
+        "wide": values(103, 150, 17),
+        "single": values(104, 60, 1),
+        "three": values(105, 70, 3),
+        "eight": values(106, 400, 5),
+    }
+    eight = "f32 10, f16 20, int8 40, int4 40, pq4.8 60, pq2.8.f32 60, pq8.4 60, constant rest"
+    plan = Plan(
+        (
+            table(arrays["four"], "four", "pq4.16 rest"),
+            table(arrays["whole"], "whole", "pq4 rest"),
+            table(arrays["odd"], "odd", "int8 20, pq2.9 rest"),
+            table(arrays["wide"], "wide", "pq8.16.f32 rest"),
+            table(arrays["single"], "single", "pq2.3 30, constant rest"),
+            table(arrays["three"], "three", "f32 3, pq4.1 rest"),
             table(arrays["eight"], "eight", eight),
         )
     )
