@@ -12,10 +12,10 @@ from sharkstore.allocate.request import Floor, check_floors, offered
 from sharkstore.allocate.table import TableChoice
 from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
-from sharkstore.plan.model import Budget, Plan, TierPlan
+from sharkstore.plan.model import Budget, Plan, TierPlan, Weigh
 from sharkstore.plan.solve import Solution, Solver
 from sharkstore.plan.stats import Stats
-from sharkstore.plan.weigh import Weigh, weights_of
+from sharkstore.plan.weigh import weights_of
 from sharkstore.tensors import Tensor, TensorSource
 from sharkstore.write.sample import draw
 
@@ -179,4 +179,5 @@ def _planned(
 def _whole(rows: Sequence[float], total: int) -> list[int]:
     """Whole numbers of rows with the same sum."""
     ends = np.rint(np.cumsum(rows) * (total / max(sum(rows), 1e-300))).astype(np.int64)
-    return np.diff(ends, prepend=0).tolist()
+    whole: list[int] = np.diff(ends, prepend=0).tolist()
+    return whole

@@ -11,10 +11,10 @@ from sharkstore.allocate.allocation import Allocation, Limit
 from sharkstore.allocate.request import DEFAULT, parse_encodings, parse_floor
 from sharkstore.plan.amounts import parse_amount
 from sharkstore.plan.build import Policy
-from sharkstore.plan.model import Budget, Plan
+from sharkstore.plan.model import Budget, Plan, Weigh
 from sharkstore.plan.stats import Stats
 from sharkstore.plan.thresholds import by_thresholds
-from sharkstore.plan.weigh import Weigh, best_weigh
+from sharkstore.plan.weigh import best_weigh
 from sharkstore.tensors import Tensor, TensorSource
 
 SHARK = ("f32", "f16", "int8")

@@ -171,7 +171,9 @@ def cheapest_first(
         losses[others] = ruler.measure(rows, weights, others)
     elif len(left):
         own = np.ascontiguousarray(rows[left])
-        losses[np.ix_(others, left)] = ruler.measure(own, weights[left], others)
+        measured = ruler.measure(own, weights[left], others)
+        for place, index in enumerate(others):
+            losses[index, left] = measured[place]
     return losses
 
 

@@ -139,4 +139,5 @@ def held(encoding: Encoding, rows: F32) -> NDArray[np.bool_]:
         # searched scales of few bits lie up to 1.55 times above the one of the largest value
         limit = min(limit, UNITS[encoding.name] * 2.0 ** (15 - encoding.scale_exponent))
     floor = encode.faint(encoding)
-    return (largest < limit) & ((size >= floor) | (size == 0))
+    kept: NDArray[np.bool_] = (largest < limit) & ((size >= floor) | (size == 0))
+    return kept

@@ -145,4 +145,5 @@ def mean_row(rows: F32, uses: F64) -> F32:
     if not uses.sum() > 0:
         uses = np.ones(len(rows))
     mean = (rows.astype(np.float64) * uses[:, None]).sum(axis=0) / uses.sum()
-    return mean.astype(np.float32)
+    narrow: F32 = mean.astype(np.float32)
+    return narrow

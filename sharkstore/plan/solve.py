@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from sharkstore.errors import PlanError
 from sharkstore.format.layout import MAX_TIERS, rowmap_shape
 
 F64 = NDArray[np.float64]
+Losses = NDArray[np.floating[Any]]
 Kept = tuple[int, ...]
 
 # prices are tried at 2 ** (step / STEPS)
@@ -156,7 +158,7 @@ class Solution:
         return sum(one.loss for one in self.mixtures)
 
 
-def choose(losses: F64, row_bytes: F64, price: float) -> tuple[NDArray[np.uint8], F64]:
+def choose(losses: Losses, row_bytes: F64, price: float) -> tuple[NDArray[np.uint8], Losses]:
     """The encoding of each row at a price, and its cost; the most precise on ties.
 
     Args:
@@ -266,7 +268,7 @@ class _Search:
             taken[cost < best] = place
             np.minimum(second, np.maximum(best, cost), out=second)
             np.minimum(best, cost, out=best)
-        added = np.bincount(taken, second - best, len(kept))
+        added: F64 = np.bincount(taken, second - best, len(kept)).astype(np.float64)
         added -= self.price * self.costs.fixed_bytes[kept]
         gone = int(added.argmin())
         return kept[:gone] + kept[gone + 1 :]

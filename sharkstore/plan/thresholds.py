@@ -100,7 +100,8 @@ def _fill(
 def _between(low: I64, high: I64, part: float) -> I64:
     """Rows of each encoding, part of the way from one to the other."""
     ends = np.cumsum(low) + np.floor(part * (np.cumsum(high) - np.cumsum(low))).astype(np.int64)
-    return np.diff(ends, prepend=0)
+    rows: I64 = np.diff(ends, prepend=0)
+    return rows
 
 
 def _bytes(table: TablePlan, reached: I64, encodings: Sequence[Encoding], step: int) -> float:
@@ -113,7 +114,8 @@ def _counts(reached: I64, step: int, encodings: int) -> I64:
     ends = [
         int(reached[min(max(step - RATIO_STEPS * k, 0), LAST + 1)]) for k in range(encodings - 1)
     ]
-    return np.diff([0, *ends, int(reached[0])])
+    rows: I64 = np.diff(np.array([0, *ends, int(reached[0])]))
+    return rows
 
 
 def _reached(table: TablePlan, stats: Stats) -> I64:

@@ -34,8 +34,8 @@ def rounded_rows(
     if table.action != "store":
         return rows, {}
     metric = stats.metric(table.name) if table.rounding == "metric" else None
-    subs = {tier.encoding.sub or 1 for tier in table.tiers} if metric is not None else ()
-    factors = {sub: factor(metric, sub) for sub in subs}
+    subs = {tier.encoding.sub or 1 for tier in table.tiers}
+    factors = {} if metric is None else {sub: factor(metric, sub) for sub in subs}
     if books is None:
         weights = replace(_weights(table, stats), metric=metric)
         books = {

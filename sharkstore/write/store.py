@@ -58,8 +58,8 @@ def write_store(
     """Carry a plan out.
 
     Args:
-        provenance: what the root says of where the store comes from; the plan, as it was
-            carried out, and the source's digest are added here.
+        provenance: what the root says of where the store comes from; the source's digest is
+            added here, and a plan in it becomes the one that was carried out.
         progress: told of bytes read and written.
         allotment: decides over the rows of tables of order `loss`.
         chunk_target: bytes of a chunk to aim at; smaller in tests that want many chunks.
@@ -75,7 +75,9 @@ def write_store(
         rows = _rank(source, tensors, plan, stats, ranks, progress, allotment)
         surveys = _survey(source, tensors, plan, stats, rows, progress)
         origin = {**provenance["source"], "digest": surveys.source_digest(tensors)}
-        told = {**provenance, "source": origin, "plan": plan.document()}
+        told = {**provenance, "source": origin}
+        if "plan" in provenance:
+            told["plan"] = plan.document()
         metadata = plan_metadata(plan, tensors, told, surveys.tables, chunk_target)
         means = _means(metadata, surveys, stats)
         rows, books = _rounded(metadata, plan, stats, rows, allotment)
