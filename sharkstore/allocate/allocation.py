@@ -152,6 +152,7 @@ class Allocation:
         return tallies
 
     def _tally(self, levels: Sequence[float], progress: Progress) -> list[Tally]:
+        narrowed = [one.narrowed((levels[0], levels[-1])) for one in self.tables]
         total = sum(4 * one.plan.rows * one.plan.dim for one in self.tables)
 
         def advance(done: int) -> None:
@@ -159,7 +160,7 @@ class Allocation:
 
         return [
             measure_table(self.source, table, levels, self._path(index), advance)
-            for index, table in enumerate(self.tables)
+            for index, table in enumerate(narrowed)
         ]
 
     def _most(self) -> float:

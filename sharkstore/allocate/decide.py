@@ -88,7 +88,7 @@ def tally_block(
         if there is none.
     """
     count = len(losses)
-    low, _ = choose(losses, row_bytes, levels[0])
+    low, least = choose(losses, row_bytes, levels[0])
     high, _ = choose(losses, row_bytes, levels[-1])
     moved = np.flatnonzero(low != high)
     where = np.zeros(len(low), np.uint16)
@@ -96,15 +96,18 @@ def tally_block(
     for level in range(LEVELS - 1, 0, -1):
         taken, _ = choose(some, row_bytes, levels[level])
         where[moved[taken != low[moved]]] = level
-    tally = Tally.empty(count)
-    own = np.take_along_axis(losses, low[None].astype(np.intp), 0)[0]
-    tally.rows[0] = np.bincount(low, minlength=count)
-    tally.loss[0] = own.sum(dtype=np.float64)
     before, after, at = low[moved], high[moved], where[moved].astype(np.intp)
-    np.add.at(tally.rows, (at, before), -1)
-    np.add.at(tally.rows, (at, after), 1)
-    there = np.take_along_axis(some, after[None].astype(np.intp), 0)[0].astype(np.float64)
-    tally.loss += np.bincount(at, there - own[moved], LEVELS + 1)
+    everywhere = np.arange(len(moved))
+    gained = some[after, everywhere].astype(np.float64) - some[before, everywhere]
+    tally = Tally.empty(count)
+    size = (LEVELS + 1) * count
+    moves = np.bincount(at * count + after, minlength=size)
+    moves -= np.bincount(at * count + before, minlength=size)
+    tally.rows += moves.reshape(LEVELS + 1, count)
+    tally.rows[0] += np.bincount(low, minlength=count)
+    # of every row, cost less price of its bytes
+    tally.loss[0] = least.sum(dtype=np.float64) - levels[0] * float(row_bytes[low].sum())
+    tally.loss += np.bincount(at, gained, LEVELS + 1)
     tally.nbytes = tally.rows @ row_bytes
     packed = low | (high.astype(np.uint16) << TIER_BITS) | (where << 2 * TIER_BITS)
     return tally, packed.astype(np.uint16)
@@ -131,9 +134,7 @@ def measure_table(
         stop = min(plan.rows, start + step)
         raw = source.read(plan.name, start, stop)
         rows = np.require(as_float32(raw, plan.dtype), np.float32, ["C", "A"])
-        if not np.isfinite(rows.sum(dtype=np.float64)):
-            rows = np.where(np.isfinite(rows), rows, np.float32(0))
-        losses = cheapest_first(table, rows, start, stop, levels[0])
+        losses = losses_near(table, rows, table.weights.block(start, stop), levels[0])
         return tally_block(losses, row_bytes, levels)
 
     whole = Tally.empty(len(row_bytes))
@@ -148,32 +149,36 @@ def measure_table(
     return whole
 
 
-def cheapest_first(
-    table: TableChoice, rows: NDArray[np.float32], start: int, stop: int, price: float
+def losses_near(
+    table: TableChoice, rows: NDArray[np.float32], weights: F64, price: float
 ) -> NDArray[np.float32]:
-    """Losses of rows in each encoding: float32 (encodings, n).
+    """Losses of rows in each encoding, as far as they can matter: float32 (encodings, n).
 
-    Rows that lose less as the constant row than any other would cost are measured no further:
-    the others' losses are infinite.
+    Where they can't, they are infinite: rows that lose less as the constant row than any other
+    encoding would cost are measured no further, and of each weight only the encodings that rows
+    of the sample took at it are measured.
+
+    Args:
+        weights: float64 (n,).
+        price: of a byte; no lower one will be asked for.
     """
-    ruler = table.ruler
-    weights = table.weights.block(start, stop)
-    names = [one.name for one in ruler.encodings]
-    if "constant" not in names or len(names) == 1:
-        return ruler.measure(rows, weights)
-    constant = names.index("constant")
-    others = [index for index in range(len(names)) if index != constant]
-    losses = np.full((len(names), len(rows)), np.inf, np.float32)
-    losses[constant] = ruler.measure(rows, weights, [constant])[0]
-    least = price * table.row_bytes[others].min()
-    left = np.flatnonzero(losses[constant] > np.float32(least))
-    if len(left) == len(rows):
-        losses[others] = ruler.measure(rows, weights, others)
-    elif len(left):
-        own = np.ascontiguousarray(rows[left])
-        measured = ruler.measure(own, weights[left], others)
-        for place, index in enumerate(others):
-            losses[index, left] = measured[place]
+    ruler, row_bytes = table.ruler, table.row_bytes
+    wanted = table.wanted(weights)
+    losses = np.full((len(row_bytes), len(rows)), np.inf, np.float32)
+    constant = [k for k, one in enumerate(ruler.encodings) if one.name == "constant"]
+    for index in constant:
+        losses[index] = ruler.measure(rows, weights, [index])[0]
+        least = price * np.delete(row_bytes, index).min()
+        wanted = np.where(losses[index] <= np.float32(least), 0, wanted)
+    for mask in np.unique(wanted):
+        own = [k for k in range(len(row_bytes)) if mask >> k & 1 and k not in constant]
+        at = np.flatnonzero(wanted == mask)
+        if own and len(at) == len(rows):
+            losses[own] = ruler.measure(rows, weights, own)
+        elif own:
+            measured = ruler.measure(np.ascontiguousarray(rows[at]), weights[at], own)
+            for place, index in enumerate(own):
+                losses[index, at] = measured[place]
     return losses
 
 

@@ -74,7 +74,7 @@ class Ruler:
         """Losses of rows.
 
         Args:
-            rows: float32 (n, dim), finite, contiguous.
+            rows: float32 (n, dim), contiguous; what is not finite counts as 0.
             weights: float64 (n,): what an error in each row costs.
             wanted: which encodings, by index; all when left out.
 
@@ -84,7 +84,11 @@ class Ruler:
         chosen = range(len(self.encodings)) if wanted is None else wanted
         out = np.empty((len(chosen), len(rows)), np.float32)
         narrow = weights.astype(np.float32)
-        unsafe = self._unsafe(rows)
+        sizes = Measures(self.encodings[:1])
+        if not sizes.add(rows, None):
+            rows = np.where(np.isfinite(rows), rows, np.float32(0))
+            sizes.add(rows, None)
+        unsafe = self._unsafe(sizes)
         for place, index in enumerate(chosen):
             loss = self._distortions(rows, index)
             with np.errstate(over="ignore", invalid="ignore"):
@@ -104,12 +108,10 @@ class Ruler:
             stand_in=self.stand_in if one.name == "constant" else None,
         )
 
-    def _unsafe(self, rows: F32) -> bool:
+    def _unsafe(self, sizes: Measures) -> bool:
         """Whether an encoding may not hold some of the rows."""
         limit = min((encode.overflow(one) for one in self._fitted), default=np.inf)
         floor = max((encode.faint(one) for one in self._fitted), default=0.0)
-        sizes = Measures(self.encodings[:1])
-        sizes.add(rows, None)
         present = np.flatnonzero(sizes.magnitudes[0])
         # a bin holds values from half its power of two on
         least = 2.0 ** (int(present[0]) - LOWEST - 1) if len(present) else np.inf

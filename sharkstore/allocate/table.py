@@ -17,7 +17,7 @@ from sharkstore.plan.model import TablePlan
 from sharkstore.plan.solve import Costs, choose, once_bytes
 from sharkstore.plan.weigh import Weights
 from sharkstore.quant.codebook import train_codebook
-from sharkstore.write.sample import Sample
+from sharkstore.write.sample import STRATA, Sample, strata_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -25,16 +25,24 @@ F64 = NDArray[np.float64]
 ROUNDS = 2
 # rows of a sample that codebooks are trained on to be compared with other encodings
 COMPARED = 1 << 13
+# encodings that a smaller part of the rows of a weight take are not measured for them
+RARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class TableChoice:
-    """A table, the encodings that its rows choose from, and what they are measured by."""
+    """A table, the encodings that its rows choose from, and what they are measured by.
+
+    Args:
+        by_stratum: bits of the encodings that rows of each weight may take, int64 (STRATA,);
+            None: any row may take all.
+    """
 
     plan: TablePlan
     weights: Weights
     sample: Sample
     ruler: Ruler
+    by_stratum: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -111,6 +119,33 @@ class TableChoice:
         books = {**self.ruler.books, **_train(coded, rows, some, self.weights.metric)}
         constant = [mean_row(*own[one]) for one in own if one.name == "constant"]
         return self.ruler.with_books(books, constant[0] if constant else self.ruler.stand_in)
+
+    def narrowed(self, prices: Sequence[float]) -> TableChoice:
+        """With only the encodings for rows of each weight that some of the sample take.
+
+        Args:
+            prices: of a byte; what is taken at one of them counts.
+        """
+        if len(self.sample.ids) == self.plan.rows:
+            return replace(self, by_stratum=None)
+        losses = self.losses()
+        strata = strata_of(self.sample.weights, self.weights.scale)
+        whole = np.bincount(strata, self.sample.stands, STRATA)
+        bits = np.zeros(STRATA, np.int64)
+        for price in prices:
+            taken, _ = choose(losses, self.row_bytes, price)
+            for index in range(len(losses)):
+                own = taken == index
+                some = np.bincount(strata[own], self.sample.stands[own], STRATA)
+                bits |= np.where(some > RARE * whole, 1 << index, 0)
+        bits[whole == 0] = (1 << len(losses)) - 1
+        return replace(self, by_stratum=bits)
+
+    def wanted(self, weights: F64) -> NDArray[np.int64]:
+        """Bits of the encodings to be measured for rows of these weights: int64 (n,)."""
+        if self.by_stratum is None:
+            return np.full(len(weights), (1 << len(self.ruler.encodings)) - 1)
+        return self.by_stratum[strata_of(weights, self.weights.scale)]
 
     @property
     def mean_loss(self) -> float:

@@ -127,7 +127,8 @@ def _reached(table: TablePlan, stats: Stats) -> I64:
     bins = np.zeros(LAST + 2, np.int64)
     for start in range(0, len(priority), BLOCK):
         bins += np.bincount(_steps(priority[start : start + BLOCK]), minlength=LAST + 2)
-    return np.cumsum(bins[::-1])[::-1]
+    reached: I64 = np.cumsum(bins[::-1]).astype(np.int64)[::-1]
+    return reached
 
 
 def _steps(priority: NDArray[Any]) -> I64:

@@ -24,6 +24,7 @@ I64 = NDArray[np.int64]
 MOST = 1 << 15
 # strata: half octaves of weight, from 2 ** -64 to 2 ** 64, and zero
 STRATA = 257
+HALF_OCTAVE = 0.5**0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,10 @@ def _pick(rows: int, weights: Weights, most: int, own: Own | None) -> tuple[I64,
     picked, stands = [np.zeros(0, np.int64)], [np.zeros(0)]
     seen = np.zeros(STRATA, np.int64)
     for start, strata in _blocks(rows, weights, own):
-        for stratum in np.flatnonzero(np.bincount(strata, minlength=STRATA + 1)[:STRATA]):
-            members = np.flatnonzero(strata == stratum)
+        counts = np.bincount(strata, minlength=STRATA + 1)
+        together = np.split(np.argsort(strata, kind="stable"), np.cumsum(counts)[:-1])
+        for stratum in np.flatnonzero(counts[:STRATA]):
+            members = together[stratum]
             # every so manyth of the stratum, in even steps over the whole table
             numbers = (seen[stratum] + np.arange(len(members) + 1)) * wanted[stratum]
             steps = numbers // sizes[stratum]
@@ -94,21 +97,23 @@ def _pick(rows: int, weights: Weights, most: int, own: Own | None) -> tuple[I64,
     return ids[order], np.concatenate(stands)[order]
 
 
-def _blocks(rows: int, weights: Weights, own: Own | None) -> Iterator[tuple[int, I64]]:
+def _blocks(
+    rows: int, weights: Weights, own: Own | None
+) -> Iterator[tuple[int, NDArray[np.uint16]]]:
     """First row and strata of blocks of rows; STRATA for rows that don't count."""
     for start in range(0, rows, BLOCK):
         stop = min(rows, start + BLOCK)
-        strata = _strata(weights.block(start, stop), weights.scale)
+        strata = strata_of(weights.block(start, stop), weights.scale)
         if own is not None:
             strata[~own(start, stop)] = STRATA
         yield start, strata
 
 
-def _strata(weights: F64, scale: float) -> I64:
-    """Half octaves of the weights: int64 (n,)."""
-    with np.errstate(divide="ignore"):
-        octave = np.log2(weights / scale) * 2
-    return np.where(weights > 0, np.clip(octave, -127, 127) + 129, 0).astype(np.int64)
+def strata_of(weights: F64, scale: float) -> NDArray[np.uint16]:
+    """Half octaves of the weights: uint16 (n,), below STRATA; 0 for what weighs nothing."""
+    mantissa, octave = np.frexp(weights / scale)
+    halves = 2 * np.clip(octave, -63, 63) + (mantissa >= HALF_OCTAVE)
+    return np.where(weights > 0, halves + 129, 0).astype(np.uint16)
 
 
 def _share_out(sizes: I64, most: int) -> I64:
