@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,7 +14,7 @@ from sharkstore.cli.render import Grid, percent, size
 from sharkstore.convert import Conversion
 from sharkstore.errors import PlanError, WriteError
 from sharkstore.plan.amounts import parse_amount
-from sharkstore.plan.build import METHODS, ROUNDINGS, check_above_zero
+from sharkstore.plan.build import METHODS, ROUNDINGS, Policy, check_above_zero
 from sharkstore.plan.weigh import WEIGHS
 
 PICTURES = (".svg", ".png", ".pdf")
@@ -118,6 +118,17 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def check_usage(options: Mapping[str, Any], plot: str | None) -> None:
+    """Refuse options that don't go together."""
+    names = ("budget", "max_loss", "encodings", "floors", "method", "weigh", "rounding", "tiers")
+    try:
+        policy = Policy(**{name: options[name] for name in names})
+    except PlanError as error:
+        raise click.UsageError(str(error)) from error
+    if plot is not None and not policy.limited:
+        raise click.UsageError("--plot draws what --budget or --max-loss lead to")
+
+
 def curve_grid(curve: Sequence[Point]) -> Grid:
     """Budgets and what they cost."""
     rows = [
@@ -175,8 +186,10 @@ def draw_curve(done: Conversion, path: str) -> None:
     if loss := done.predicted_loss:
         axes.plot([share], [loss], marker="*", markersize=14, linestyle="", label="this plan")
     axes.set(xscale="log", yscale="log", xlabel="bytes, % of float32", ylabel="predicted loss")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(visible=True, which="both", alpha=0.3)
+    sizes = [100 * point.share for point in done.curve]
+    axes.set_xticks(sizes, labels=[f"{one:g}" for one in sizes])
+    axes.set_xticks([], minor=True)
+    axes.grid(visible=True, alpha=0.3)
     axes.legend()
     try:
         figure.savefig(path)

@@ -13,6 +13,7 @@ import click
 from sharkstore.cli.budget import (
     budget_options,
     check_picture,
+    check_usage,
     checked,
     curve_document,
     curve_grid,
@@ -139,8 +140,7 @@ def convert(
     a .pt or .pth file. STORE is the directory to make; it appears whole or not at all.
     """
     _refuse_options_beside_plan(options["plan"])
-    if plot is not None and options["budget"] is None and options["max_loss"] is None:
-        raise click.UsageError("--plot draws what --budget or --max-loss lead to.")
+    check_usage(options, plot)
     check_picture(plot)
     plan_out = _plan_path(plan_out, store, options)
     with Bars(quiet=quiet, units={"train": "tables"}) as bars:

@@ -232,7 +232,10 @@ def _table(entry: Any, where: str) -> TablePlan:
         dtype=_member(entry, "dtype", str, place),
         action=_choice(entry, "action", ("store", "prune", "drop"), place),
         order=_choice(entry, "order", ("priority", "id", "loss"), place),
-        tiers=_tiers(_member(entry, "tiers", list, place), rows, place),
+        # which rows take which encoding is not decided yet where losses decide
+        tiers=_tiers(
+            _member(entry, "tiers", list, place), rows, place, empty=entry.get("order") == "loss"
+        ),
         default=_choice(entry, "default", ("zero", "mean"), place),
         why=_member(entry, "why", str, place),
         rounding=_choice({"rounding": "nearest"} | entry, "rounding", ("nearest", "metric"), place),
@@ -246,7 +249,10 @@ def _table(entry: Any, where: str) -> TablePlan:
     return table
 
 
-def _tiers(entries: list[Any], rows: int, where: str) -> tuple[TierPlan, ...]:
+def _tiers(
+    entries: list[Any], rows: int, where: str, *, empty: bool = False
+) -> tuple[TierPlan, ...]:
+    """The tiers; those without rows only if asked for."""
     entries = [_of_kind(entry, dict, "a tier", where) for entry in entries]
     counts = [entry.get("rows") for entry in entries]
     if not 1 <= len(entries) <= MAX_TIERS:
@@ -267,7 +273,7 @@ def _tiers(entries: list[Any], rows: int, where: str) -> tuple[TierPlan, ...]:
                 raise
             raise PlanError(str(error), where=where) from error
         tiers.append(TierPlan(encoding, taken))
-    return tuple(tier for tier in tiers if tier.rows) or (tiers[0],)
+    return tuple(tier for tier in tiers if tier.rows or empty) or (tiers[0],)
 
 
 def _member(owner: dict[str, Any], key: str, kind: type, where: str) -> Any:

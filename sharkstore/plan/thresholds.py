@@ -135,4 +135,5 @@ def _steps(priority: NDArray[Any]) -> I64:
     """The highest step that each priority reaches."""
     with np.errstate(divide="ignore"):
         exact = np.log2(priority.astype(np.float64)) * STEPS + LAST // 2
-    return np.clip(np.nan_to_num(np.floor(exact), neginf=0.0), 0, LAST).astype(np.int64)
+    steps: I64 = np.clip(np.nan_to_num(np.floor(exact), neginf=0.0), 0, LAST).astype(np.int64)
+    return steps
