@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,16 @@ import sharkstore
 import sharkstore.kernels as kernels
 from sharkstore.encodings import Encoding, parse_encoding
 from sharkstore.errors import CorruptStoreError, SharkstoreError
-from sharkstore.kernels import reference
+from sharkstore.kernels import pq, reference, rounding
 from sharkstore.quant.encode import fitted
+from sharkstore.quant.metric import factor
 from sharkstore.report import verify
 
 STORES = cases("stores")
 MALFORMED = cases("malformed")
-VECTORS = [path for path in cases("vectors") if path.stem not in ("pq", "rowmap", "bags")]
+OTHERS = ("pq", "metric", "rowmap", "bags")
+VECTORS = [path for path in cases("vectors") if path.stem not in OTHERS]
+IN_METRIC = json.loads((CORPUS / "vectors" / "metric.json").read_text())
 WITH_CODEBOOK = json.loads((CORPUS / "vectors" / "pq.json").read_text())
 
 
@@ -151,6 +155,41 @@ def test_no_entry_is_nearer_than_that_of_the_code(case: dict):
     assert (chosen - distance.min(axis=2) <= 2.0**-18 * size**2).all()
     rounded = codes[0] == 0  # the first row is made of the first entries
     assert rounded.all()
+
+
+@pytest.mark.parametrize("case", IN_METRIC, ids=lambda case: case["what"])
+def test_vectors_in_a_metric_have_its_factor(case: dict):
+    metric, dim = rows_of(case["metric"], case["dim"]), case["dim"]
+    found = factor(metric, parse_encoding(case["encoding"]).sub or 1)
+    assert found.order.tolist() == case["order"]
+    assert [row.tobytes().hex() for row in found.root.reshape(-1, dim)] == case["root"]
+    if metric.any():
+        placed = found.root.astype(np.float64)
+        whole = np.empty((dim, dim))
+        whole[np.ix_(found.order, found.order)] = placed @ placed.T
+        ridge = 1e-3 * metric.diagonal().mean() * np.eye(dim)
+        np.testing.assert_allclose(whole, metric + ridge, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("case", IN_METRIC, ids=lambda case: case["what"])
+def test_vectors_round_in_a_metric_bit_for_bit(case: dict, encoder: str):
+    metric, rows = rows_of(case["metric"], case["dim"]), rows_of(case["rows"], case["dim"])
+    encoding = parse_encoding(case["encoding"])
+    one = factor(metric, encoding.sub or 1)
+    if encoding.name == "pq":
+        book = kernels.Codebook.of(codebook_of(case), case["dim"], one)
+        got = pq.encode_measured(book, rows)
+    else:
+        book = None
+        encoding = replace(encoding, scale_exponent=case["scale_exponent"])
+        got = rounding.encode(encoding, rows, one)
+    if encoder != "reference":
+        with using(encoder):
+            stored = kernels.encode_rows(encoding, rows, codebook=book, factor=one)
+            got = stored, kernels.distortions(encoding, rows, factor=one, codebook=book)
+    assert [row.tobytes().hex() for row in got[0]] == case["stored"]
+    assert got[1].tobytes().hex() == case["squared_errors"]
 
 
 def test_row_map_vectors():

@@ -14,6 +14,7 @@ from goldens.stores import values
 from sharkstore.encodings import SPELLED, Encoding, parse_encoding
 from sharkstore.kernels import reference
 from sharkstore.quant.encode import fitted
+from sharkstore.quant.metric import factor
 
 F32 = NDArray[np.float32]
 ENCODINGS = ("f32", "f16", *(str(one) for one in SPELLED if one.packed))
@@ -27,6 +28,9 @@ def make(top: Path) -> None:
         (top / f"{name}.json").write_text(json.dumps(cases, indent=1) + "\n")
     (top / "pq.json").write_text(
         json.dumps([_with_codebook(*one) for one in BOOKS], indent=1) + "\n"
+    )
+    (top / "metric.json").write_text(
+        json.dumps([_in_metric(*one) for one in METRICS], indent=1) + "\n"
     )
     (top / "rowmap.json").write_text(json.dumps(_rowmaps(), indent=1) + "\n")
     (top / "bags.json").write_text(json.dumps(_bags(), indent=1) + "\n")
@@ -129,6 +133,57 @@ def _nearest(book: NDArray[Any], rows: F32) -> NDArray[np.uint8]:
         score -= away.reshape(-1, blocks, sub)[:, :, d, None] * centred[:, :, d]
     codes: NDArray[np.uint8] = score.argmin(axis=2).astype(np.uint8)
     return codes
+
+
+# what a case tells, its encoding, dim, and how many directions its metric has
+METRICS = (
+    ("ordinary", "int8", 8, 8),
+    ("four bits", "int4", 8, 8),
+    ("two bits", "int2", 16, 16),
+    ("with a bias", "int4.affine", 7, 7),
+    ("float32 scale", "int2.f32", 5, 5),
+    ("fewer directions than dims", "int4", 12, 3),
+    ("nothing", "int4", 4, 0),
+    ("one value", "int8.affine", 1, 1),
+    ("four values a code", "pq4.16", 16, 16),
+    ("two values a code", "pq2.9", 8, 8),
+    ("a last block that is short", "pq4.7", 7, 7),
+    ("a short block before others", "pq8.6.f32", 19, 19),
+    ("fewer directions, with a codebook", "pq8.5", 16, 2),
+)
+
+
+def _in_metric(what: str, name: str, dim: int, directions: int) -> dict[str, Any]:
+    """Rows rounded in a metric, its factor, and their squared errors in it."""
+    encoding = parse_encoding(name)
+    seed = 900 + 40 * dim + directions
+    metric = np.zeros((dim, dim), np.float32)
+    for place, one in enumerate(values(seed, max(directions, 1), dim)[:directions]):
+        metric += one[:, None] * one * np.float32(2.0**-place)
+    rows = values(seed + 1, 6, dim)
+    found = factor(metric, encoding.sub or 1)
+    book, entries = None, None
+    if encoding.name == "pq":
+        entries = values(seed + 2, *encoding.codebook_shape(dim)).astype(encoding.book_dtype)
+        entries[-1, :, dim - (len(entries) - 1) * encoding.sub :] = 0
+        book = kernels.Codebook.of(entries, dim, found)
+    else:
+        encoding = fitted(encoding, float(np.abs(rows).max()))
+    stored = kernels.encode_rows(encoding, rows, codebook=book, factor=found)
+    errors = kernels.distortions(encoding, rows, factor=found, codebook=book)
+    return {
+        "what": what,
+        "encoding": name,
+        "scale_exponent": encoding.scale_exponent,
+        "dim": dim,
+        "metric": _hex(metric),
+        "order": found.order.tolist(),
+        "root": _hex(found.root.reshape(-1, dim)),
+        **({} if entries is None else {"codebook": [block.tobytes().hex() for block in entries]}),
+        "rows": _hex(rows),
+        "stored": [row.tobytes().hex() for row in stored],
+        "squared_errors": errors.astype("<f4").tobytes().hex(),
+    }
 
 
 def _rowmaps() -> list[dict[str, Any]]:
