@@ -42,6 +42,7 @@ FIELDS = (
 )
 USEFUL = sum(field.signal > 0 for field in FIELDS)
 TIERS = "f32=1%,f16=9%,int8=rest"
+BUDGETS = ("5%", "2%")
 LOOKUP_BATCH = 2048
 LOOKUP_SECONDS = 1.5
 
@@ -88,10 +89,15 @@ def main() -> None:
     step(f"Convert again, keeping the {USEFUL} best fields: the others become one mean row each")
     _convert(out, "model-pruned.shark", [*options, "--keep", str(USEFUL)])
 
+    for budget in BUDGETS:
+        step(f"Convert within a budget of {budget}: every row in the encoding that costs least")
+        name = f"model-{budget.rstrip('%')}.shark"
+        _convert(out, name, [checkpoint.name, "--stats", stats.name, "--budget", budget])
+
     step("Inspect the first store")
     _run(out, ["inspect", "model.shark"])
 
-    step("Serve the test set from both stores, and look rows up")
+    step("Serve the test set from all stores, and look rows up")
     compare(model, dataset, out)
     name = table_name("user")
     rate = lookups_per_second(out / "model.shark", name, dataset)
@@ -107,7 +113,8 @@ def compare(model: Ctr, dataset: Dataset, out: Path) -> None:
     source = sum(model.table(field).nbytes for field in model.fields)
     print(f"   {'':<20}{'table bytes':>14}{'ratio':>10}{'test AUC':>12}{'change':>12}")
     print(f"   {'checkpoint':<20}{source:>14,}{100:>8.1f} %{before:>12.6f}")
-    for name in ("model.shark", "model-pruned.shark"):
+    budgets = [f"model-{budget.rstrip('%')}.shark" for budget in BUDGETS]
+    for name in ("model.shark", "model-pruned.shark", *budgets):
         with sharkstore.open(out / name) as store:
             reached = auc(labels, train.predict_from_store(model, store, ids))
             share = store.nbytes / source * 100
@@ -115,7 +122,10 @@ def compare(model: Ctr, dataset: Dataset, out: Path) -> None:
                 f"   {name:<20}{store.nbytes:>14,}{share:>8.1f} %{reached:>12.6f}"
                 f"{reached - before:>+12.6f}"
             )
-    print("   (the pruned fields say nothing: what the model had fitted to them was noise)\n")
+    print(
+        "   (the pruned fields say nothing: what the model had fitted to them was noise;\n"
+        "   the number in a store's name is its budget: rows, row maps and codebooks)\n"
+    )
 
 
 def lookups_per_second(path: Path, name: str, dataset: Dataset) -> float:

@@ -153,7 +153,7 @@ class TableChoice:
         if not len(self.sample.ids):
             return 0.0
         own = self.ruler.measure(self.sample.rows, self.sample.weights, [0])[0]
-        return float(own.astype(np.float64) @ self.sample.stands) / self.plan.rows
+        return float((own * self.sample.stands).sum()) / self.plan.rows
 
     @property
     def books(self) -> Mapping[Encoding, NDArray[np.floating]]:

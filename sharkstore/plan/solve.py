@@ -188,11 +188,10 @@ def mixture(costs: Costs, kept: Sequence[int], price: float) -> Mixture:
         if len(columns) == 1 or not len(best) or (rows > 0).all():
             break
         columns = [column for column, some in zip(columns, rows > 0, strict=True) if some]
-    nbytes = float(rows @ row_bytes) + once_bytes(costs, columns)
-    loss = sum(
-        float(losses[place][taken == place] @ costs.stands[taken == place])
-        for place in range(len(columns))
-    )
+    # sums, not BLAS: the same on every machine
+    nbytes = float((rows * row_bytes).sum()) + once_bytes(costs, columns)
+    own = losses[taken, np.arange(len(taken))]
+    loss = float((own * costs.stands).sum())
     return Mixture(tuple(columns), tuple(rows.tolist()), nbytes, loss)
 
 
