@@ -13,7 +13,7 @@ DEFAULT = ("f32", "f16", "int8", "int4", "pq2", "int2", "pq4", "pq8", "constant"
 # the most precise first; encodings of one name are of one rank
 PRECISION = ("f32", "f16", "int8", "int4", "pq2", "int2", "pq4", "pq8", "constant")
 # tables of at most so many rows are also offered codebooks of fewer entries
-FEWER_ENTRIES = {64: 1 << 17, 16: 1 << 14}
+FEWER_ENTRIES = {64: 1 << 15, 16: 1 << 12}
 FOUR_BITS = Encoding("int4")
 # outside of these, values in codebooks of float16 would lose precision
 LEAST_HALF, MOST_HALF = 2.0**-9, 32768.0

@@ -24,7 +24,7 @@ F64 = NDArray[np.float64]
 # how often codebooks are trained again on the rows that take them
 ROUNDS = 2
 # rows of a sample that codebooks are trained on to be compared with other encodings
-COMPARED = 1 << 13
+COMPARED = 1 << 12
 # encodings that a smaller part of the rows of a weight take are not measured for them
 RARE = 0.01
 
