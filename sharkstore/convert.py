@@ -12,16 +12,9 @@ from sharkstore.allocate.allocate import Point
 from sharkstore.allocate.budget import Budgeted, again, within_budget
 from sharkstore.errors import DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
-from sharkstore.plan.build import (
-    Method,
-    Policy,
-    Rank,
-    RoundingChoice,
-    build_plan,
-    check_plan,
-    weak_fields,
-)
+from sharkstore.plan.build import build_plan, check_plan, weak_fields
 from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, Weigh, parse_plan
+from sharkstore.plan.policy import Method, Policy, Rank, RoundingChoice
 from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
 from sharkstore.readers.model import Checkpoint

@@ -34,7 +34,8 @@ from sharkstore.errors import (
     StatsError,
     WriteError,
 )
-from sharkstore.plan.build import Policy, build_plan
+from sharkstore.plan.build import build_plan
+from sharkstore.plan.policy import Policy
 from sharkstore.plan.pruned import Pruned, PrunedTable
 from sharkstore.plan.stats import Stats
 from sharkstore.readers.open import open_checkpoint
@@ -169,7 +170,7 @@ def test_a_table_of_many_chunks_serves_the_same_rows(tmp_path):
     priority = np.random.default_rng(1).random(100_000).astype(np.float32)
     stats = Stats({"tables/emb/priority": priority})
     plan = build_plan(source.tensors, {}, stats, Policy("f32=30%,int8=rest"))
-    metadata, _ = write_store(
+    written = write_store(
         source,
         source.tensors,
         plan,
@@ -180,7 +181,7 @@ def test_a_table_of_many_chunks_serves_the_same_rows(tmp_path):
         progress=lambda *_: None,
         chunk_target=64 << 10,
     )
-    assert [array.chunks > 1 for array in metadata.arrays] == [True, True, False]
+    assert [array.chunks > 1 for array in written.metadata.arrays] == [True, True, False]
     expected = tiered(values, [("f32", 30_000), ("int8", 70_000)], priority)
     assert_same_bits(read_back(tmp_path / "m.shark", "emb"), expected)
     assert verify(str(tmp_path / "m.shark"))[1] == []

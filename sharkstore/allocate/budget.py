@@ -10,8 +10,8 @@ from sharkstore.allocate.allocate import Allocator, Point, Progress
 from sharkstore.allocate.allocation import Allocation, Limit
 from sharkstore.allocate.request import DEFAULT, parse_encodings, parse_floor
 from sharkstore.plan.amounts import parse_amount
-from sharkstore.plan.build import Policy
 from sharkstore.plan.model import Budget, Plan, Weigh
+from sharkstore.plan.policy import Policy
 from sharkstore.plan.stats import Stats
 from sharkstore.plan.thresholds import by_thresholds
 from sharkstore.plan.weigh import best_weigh

@@ -14,7 +14,7 @@ from sharkstore.cli.render import Grid, percent, size
 from sharkstore.convert import Conversion
 from sharkstore.errors import PlanError, WriteError
 from sharkstore.plan.amounts import parse_amount
-from sharkstore.plan.build import METHODS, ROUNDINGS, Policy, check_above_zero
+from sharkstore.plan.policy import METHODS, ROUNDINGS, Policy, check_above_zero
 from sharkstore.plan.weigh import WEIGHS
 
 PICTURES = (".svg", ".png", ".pdf")

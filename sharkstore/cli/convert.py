@@ -34,8 +34,8 @@ from sharkstore.convert import Conversion, convert_checkpoint
 from sharkstore.errors import DestinationError, WriteError
 from sharkstore.format.metadata import TableMetadata
 from sharkstore.plan.amounts import parse_amount, parse_share
-from sharkstore.plan.build import PRUNING, RANKS
 from sharkstore.plan.model import TablePlan
+from sharkstore.plan.policy import PRUNING, RANKS
 from sharkstore.plan.prune import check_least
 from sharkstore.plan.tiers import parse_tiers
 from sharkstore.report import ratio

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sharkstore.errors import StatsError
 from sharkstore.importance.measure import Importance
-from sharkstore.plan.build import RANKS, Rank
+from sharkstore.plan.policy import RANKS, Rank
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from sharkstore.format import zarr3
 from sharkstore.format.layout import ArraySpec, array_spec
 from sharkstore.load.files import open_folder
 from sharkstore.load.mapping import map_array
-from sharkstore.plan.build import Policy, build_plan
+from sharkstore.plan.build import build_plan
+from sharkstore.plan.policy import Policy
 from sharkstore.plan.stats import Stats
 from sharkstore.readers.open import open_checkpoint
 from sharkstore.write.store import write_store

@@ -9,8 +9,9 @@ import pytest
 
 from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError, StatsError
-from sharkstore.plan.build import Policy, build_plan, check_plan
+from sharkstore.plan.build import build_plan, check_plan
 from sharkstore.plan.model import FieldPlan
+from sharkstore.plan.policy import Policy
 from sharkstore.plan.stats import Stats, parse_stats
 from sharkstore.tensors import Tensor
 
