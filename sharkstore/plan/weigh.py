@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,11 +96,15 @@ def _weights(stats: Stats, name: str, weigh: Weigh) -> Weights:
 
 
 def _samples(stats: Stats) -> float:
+    text = stats.metadata.get("samples", "1")
     try:
-        return float(stats.metadata.get("samples", "1"))
-    except ValueError as error:
-        got = stats.metadata["samples"]
-        raise StatsError("'samples' is no number", where=stats.where, got=f"{got:.40}") from error
+        samples = float(text)
+    except ValueError:
+        samples = math.nan
+    if not 0 <= samples < math.inf:
+        expected = "a number, 0 or more"
+        raise StatsError("'samples'", where=stats.where, got=f"{text:.40}", expected=expected)
+    return samples
 
 
 def unseen_weight(count: NDArray[Any]) -> float:
