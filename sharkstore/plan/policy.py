@@ -106,6 +106,10 @@ class Policy:
             raise PlanError("--budget and --max-loss don't mix: one of them says when to stop")
         if self.limited and self.tiers is not None:
             raise PlanError("--tiers and --budget or --max-loss don't mix: one of them decides")
+        if self.limited and self.method == "loss" and self.rounding != "auto":
+            remedy = "--weigh names another kind"
+            what = "--rounding goes with --tiers: a budget rounds codes in what it weighs them by"
+            raise PlanError(what, remedy=remedy)
         given = [
             name
             for name, value in (

@@ -128,6 +128,7 @@ def test_shark_divides_by_priorities(shark, checkpoint, tmp_path, uses):
         (["--budget", "10%", "--floor", "int8"], "floor"),
         (["--budget", "10%", "--method", "shark", "--weigh", "count"], "priorities"),
         (["--max-loss", "1", "--method", "shark"], "priorities"),
+        (["--budget", "10%", "--rounding", "nearest"], "--rounding"),
         (["--plot", "c.svg"], "--plot"),
         (["--budget", "10%", "--plot", "c.gif"], "c.gif"),
     ],
