@@ -50,7 +50,7 @@ class TableChoice:
     ) -> TableChoice:
         """With codebooks trained on some rows of the sample, to compare, and its mean row."""
         uses = sample.weights * sample.stands
-        step = -(-len(sample.rows) // COMPARED)
+        step = max(1, -(-len(sample.rows) // COMPARED))
         rows, some = np.ascontiguousarray(sample.rows[::step]), uses[::step]
         coded = [one for one in encodings if one.name == "pq"]
         books = _train(coded, [rows] * len(coded), [some] * len(coded), weights.metric)

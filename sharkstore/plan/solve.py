@@ -94,8 +94,18 @@ class Costs:
         places = (np.arange(THIN) + 0.5) * (ends[-1] / THIN)
         drawn, times = np.unique(np.searchsorted(ends, places), return_counts=True)
         stands = self.stands[drawn] * times / weight[drawn]
+        # of points that only some encodings hold, one at least: else those could be left out
+        more = np.setdiff1d(self._refused(), drawn)
+        drawn, stands = np.append(drawn, more), np.append(stands, self.stands[more])
         stands *= self.rows / stands.sum()
         return replace(self, losses=self.losses[:, drawn], stands=stands)
+
+    def _refused(self) -> NDArray[np.intp]:
+        """A point for each set of encodings that can't hold it."""
+        refused = np.isinf(self.losses)
+        points = np.flatnonzero(refused.any(axis=0))
+        _, first = np.unique(refused[:, points], axis=1, return_index=True)
+        return points[first]
 
     def only(self, kept: Sequence[int]) -> Costs:
         """The same for some of the encodings."""

@@ -49,7 +49,7 @@ def train_codebook(
 
     Args:
         encoding: of pq.
-        rows: float32 (n, dim), finite, n at least 1.
+        rows: float32 (n, dim), finite; without any, entries are zeros.
         weights: of the rows, float64 (n,), not negative; all zero count as all one.
         metric: that codes will be rounded in, symmetric (dim, dim), finite; None: identity.
 
@@ -59,6 +59,8 @@ def train_codebook(
     Raises:
         ValueError: the metric is not a square of finite numbers.
     """
+    if not len(rows):
+        return np.zeros(encoding.codebook_shape(rows.shape[1]), encoding.book_dtype)
     exponent = int(np.frexp(np.abs(rows).max())[1])
     middling = None if metric is None else _middling(metric)
     means = KMeans(encoding, np.ldexp(rows, -exponent), _shares(weights), middling)
