@@ -15,9 +15,10 @@ from sharkstore.errors import PlanError
 from sharkstore.plan.model import Budget, Plan, TierPlan, Weigh
 from sharkstore.plan.solve import Solution, Solver
 from sharkstore.plan.stats import Stats
-from sharkstore.plan.weigh import weights_of
+from sharkstore.plan.weigh import Weights, weights_of
+from sharkstore.quant.metric import mean_diagonal
 from sharkstore.tensors import Tensor, TensorSource
-from sharkstore.write.sample import draw
+from sharkstore.write.sample import Sample, draw
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,6 +41,7 @@ class Allocator:
 
     Args:
         spare: bytes that no choice changes: of pruned tables and default rows.
+        unit: what losses are multiplied by here, and divided by on the way out.
     """
 
     source: TensorSource
@@ -47,6 +49,7 @@ class Allocator:
     tables: Sequence[TableChoice]
     spare: int
     solver: Solver
+    unit: float
 
     @classmethod
     def of(
@@ -76,18 +79,21 @@ class Allocator:
         ]
         check_floors(floors, [table.name for table in stored])
         weights = weights_of(stats, stored, weigh)
+        samples = {t.name: draw(source, tensors[t.name], weights[t.name]) for t in stored}
+        unit = unit_of(samples, weights)
         tables = []
         for table in stored:
-            sample = draw(source, tensors[table.name], weights[table.name])
+            scaled = replace(weights[table.name], scale=weights[table.name].scale * unit)
+            sample = replace(samples[table.name], weights=samples[table.name].weights * unit)
             if isinstance(encodings, Mapping):
                 own = tuple(encodings[table.name])
             else:
                 largest = float(np.abs(sample.rows).max(initial=0.0))
                 own = offered(encodings, floors, table.name, table.rows, table.dim, largest)
-            tables.append(TableChoice.of(table, weights[table.name], sample, own))
+            tables.append(TableChoice.of(table, scaled, sample, own))
             progress("train", 1, len(stored))
         solver = Solver([table.costs() for table in tables])
-        return cls(source, plan, tables, cls.spare_of(plan), solver)
+        return cls(source, plan, tables, cls.spare_of(plan), solver, unit)
 
     @staticmethod
     def spare_of(plan: Plan) -> int:
@@ -108,7 +114,7 @@ class Allocator:
             except PlanError:
                 points.append(Point(share, limit, None))
             else:
-                points.append(Point(share, limit, loss))
+                points.append(Point(share, limit, loss / self.unit))
         return points
 
     def allocate(self, limit: Limit) -> Allocation:
@@ -118,7 +124,7 @@ class Allocator:
             PlanError: the limit can't be kept; tells the least that is possible.
         """
         found = self._within(limit, self.solver)
-        return self.settle(limit, [one.kept for one in found.mixtures], found.price)
+        return self.settle(limit, [one.kept for one in found.mixtures], found.price / self.unit)
 
     def settle(self, limit: Limit, kept: Sequence[Sequence[int]], price: float) -> Allocation:
         """Carry an allocation out with these encodings.
@@ -126,36 +132,72 @@ class Allocator:
         Codebooks and constant rows are made for the rows that take them at this price; then the
         price that keeps the limit is looked for again.
         """
-        settled = [table.settled(own, price) for table, own in zip(self.tables, kept, strict=True)]
+        pairs = zip(self.tables, kept, strict=True)
+        settled = [table.settled(own, price * self.unit) for table, own in pairs]
         solution = self._within(limit, Solver([table.costs() for table in settled]))
         tables = [
             replace(table, ruler=table.ruler.only(one.kept))
             for table, one in zip(settled, solution.mixtures, strict=True)
         ]
-        plan = _planned(self.plan, tables, solution, limit, price)
-        rest = None if limit.nbytes is None else limit.nbytes - self.spare
+        losses = [one.loss / self.unit for one in solution.mixtures]
+        plan = _planned(self.plan, tables, solution, losses, limit, price)
         chosen = {table.name: table for table in plan.tables}
         tables = [replace(table, plan=chosen[table.plan.name]) for table in tables]
-        own_limit = Limit(rest, limit.loss)
-        return Allocation(self.source, plan, tables, own_limit, solution.price)
+        own_limit = self._own(limit)
+        return Allocation(self.source, plan, tables, own_limit, solution.price, self.unit)
+
+    def _own(self, limit: Limit) -> Limit:
+        """A limit for the tables that are allocated, in their unit."""
+        if limit.nbytes is not None:
+            return Limit(nbytes=limit.nbytes - self.spare)
+        assert limit.loss is not None
+        return Limit(loss=limit.loss * self.unit)
 
     def _within(self, limit: Limit, solver: Solver) -> Solution:
-        if limit.nbytes is None:
-            return limit.solve(solver)
+        own = self._own(limit)
+        if limit.loss is not None:
+            richest = solver.at_price(0.0).loss / self.unit
+            if richest > limit.loss:
+                expected = f"{richest:.3g} or more"
+                what = "the loss can't be kept so low"
+                raise PlanError(what, got=f"{limit.loss:g}", expected=expected)
+            return own.solve(solver)
+        assert limit.nbytes is not None
         least = solver.least.nbytes + self.spare
         if least > limit.nbytes:
             expected = f"{least:,.0f} bytes or more"
             remedy = "allow constant or smaller encodings, or lower a floor"
             got = f"{limit.nbytes:,.0f}"
             raise PlanError("the budget is too small", got=got, expected=expected, remedy=remedy)
-        return solver.within_bytes(limit.nbytes - self.spare)
+        return own.solve(solver)
+
+
+def unit_of(samples: Mapping[str, Sample], weights: Mapping[str, Weights]) -> float:
+    """A power of two that brings losses to about 1: stats of any size fit into float32.
+
+    By the median of what rows would lose as zeros.
+    """
+    found = []
+    for name, sample in samples.items():
+        metric = weights[name].metric
+        mean = 1.0 if metric is None else mean_diagonal(metric)
+        found.append(np.square(sample.rows, dtype=np.float64).sum(axis=1) * sample.weights * mean)
+    losses = np.concatenate([*found, np.empty(0)])
+    losses = losses[losses > 0]
+    octave = np.rint(np.log2(np.median(losses))) if len(losses) else 0.0
+    return float(2.0 ** -np.clip(octave, -1000, 1000))
 
 
 def _planned(
-    plan: Plan, tables: Sequence[TableChoice], solution: Solution, limit: Limit, price: float
+    plan: Plan,
+    tables: Sequence[TableChoice],
+    solution: Solution,
+    losses: Sequence[float],
+    limit: Limit,
+    price: float,
 ) -> Plan:
     chosen = {}
-    for table, one in zip(tables, solution.mixtures, strict=True):
+    for table, one, loss in zip(tables, solution.mixtures, losses, strict=True):
         rows = _whole(one.rows, table.plan.rows)
         pairs = zip(table.ruler.encodings, rows, strict=True)
         tiers = tuple(TierPlan(encoding, count) for encoding, count in pairs)
@@ -164,7 +206,7 @@ def _planned(
             order="loss",
             tiers=tiers,
             rounding="nearest" if table.weights.metric is None else "metric",
-            predicted_loss=one.loss,
+            predicted_loss=loss,
         )
     budget = Budget(
         nbytes=None if limit.nbytes is None else int(limit.nbytes),

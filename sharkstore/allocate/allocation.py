@@ -21,6 +21,7 @@ from sharkstore.allocate.decide import (
     tiers_from,
 )
 from sharkstore.allocate.table import TableChoice
+from sharkstore.errors import PlanError
 from sharkstore.plan.model import Plan, TierPlan
 from sharkstore.plan.solve import Solution, Solver
 from sharkstore.tensors import TensorSource
@@ -74,6 +75,7 @@ class Allocation:
         tables: that are allocated.
         limit: for these.
         price: of a byte, by the samples.
+        unit: what losses, that of the limit and the price included, are multiplied by.
     """
 
     source: TensorSource
@@ -81,6 +83,7 @@ class Allocation:
     tables: Sequence[TableChoice]
     limit: Limit
     price: float
+    unit: float = 1.0
     codebooks: Mapping[str, Mapping[int, NDArray[Any]]] = field(default_factory=dict)
     _folder: str = ""
     _cut: Cut = field(default_factory=lambda: Cut(0, []))
@@ -99,7 +102,7 @@ class Allocation:
             name, encodings = table.plan.name, table.ruler.encodings
             self._taken[name] = taken
             tiers = tuple(TierPlan(encodings[k], int(rows[k])) for k in taken)
-            decided[name] = replace(table.plan, tiers=tiers, predicted_loss=loss)
+            decided[name] = replace(table.plan, tiers=tiers, predicted_loss=loss / self.unit)
             books[name] = {
                 place: table.books[encodings[k]]
                 for place, k in enumerate(taken)
@@ -176,15 +179,25 @@ class Allocation:
         return np.cumsum(np.sum(parts, axis=0))[:LEVELS]
 
     def _find_cut(self, tallies: Sequence[Tally]) -> Cut:
+        """Where the limit is kept.
+
+        Raises:
+            PlanError: nowhere: the rows are unlike the samples.
+        """
         used, most = self._used(tallies), self._most()
         none = [0] * len(tallies)
-        if self.limit.nbytes is None:
-            within = np.flatnonzero(used <= most)
-            return Cut(int(within[-1]) + 1 if len(within) else 1, none)
         within = np.flatnonzero(used <= most)
-        level = int(within[0]) if len(within) else LEVELS
-        if level in (0, LEVELS):
-            return Cut(level or 1, none)
+        if not len(within):
+            remedy = "allow more bytes, more loss or other encodings"
+            what = "rows that were not sampled pass the limit"
+            unit = self.unit if self.limit.nbytes is None else 1.0
+            got, expected = f"{used.min() / unit:,.6g}", f"{most / unit:,.6g}"
+            raise PlanError(what, got=got, expected=expected, remedy=remedy)
+        if self.limit.nbytes is None:
+            return Cut(int(within[-1]) + 1, none)
+        level = int(within[0])
+        if level == 0:
+            return Cut(1, none)
         return Cut(level, self._share_out(tallies, level, used[level - 1] - most))
 
     def _share_out(self, tallies: Sequence[Tally], level: int, excess: float) -> list[int]:
@@ -234,4 +247,5 @@ class Allocation:
                 rows += np.bincount(block, minlength=len(rows))
             moved = float(tally.rows[level].clip(0).sum())
             loss += float(tally.loss[level]) * (min(1.0, changed / moved) if moved else 0.0)
-        return rows, loss
+        # differences of float32 may leave less than nothing
+        return rows, max(loss, 0.0)

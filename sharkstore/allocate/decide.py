@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.allocate.table import TableChoice
+from sharkstore.errors import PlanError
 from sharkstore.plan.solve import choose
 from sharkstore.tensors import TensorSource, as_float32
 from sharkstore.write.files import reported
@@ -31,6 +32,8 @@ LOWEST, HIGHEST = 2.0**-100, 2.0**80
 NARROW, WIDE = 0.02, 0.5
 BLOCK_BYTES = 4 << 20
 TIER_BITS = 3
+# values smaller than so much of the largest, or of 1, are nothing beside it
+FAINT = 2.0**-10
 
 
 @dataclass(slots=True)
@@ -179,7 +182,34 @@ def losses_near(
             measured = ruler.measure(np.ascontiguousarray(rows[at]), weights[at], own)
             for place, index in enumerate(own):
                 losses[index, at] = measured[place]
+    _hold_all(table, rows, weights, losses)
     return losses
+
+
+def _hold_all(
+    table: TableChoice, rows: NDArray[np.float32], weights: F64, losses: NDArray[np.float32]
+) -> None:
+    """Measure rows in all encodings that no row of the sample was like.
+
+    Raises:
+        PlanError: none of the table's encodings holds one.
+    """
+    at = np.flatnonzero(np.isinf(losses.min(axis=0)))
+    if not len(at):
+        return
+    some = np.where(np.isfinite(rows[at]), rows[at], np.float32(0))
+    # rows too small for scales of 16 bits come to nothing in any encoding: no reason to stop
+    some[np.abs(some).max(axis=1) < FAINT * max(1.0, table.ruler.largest)] = 0
+    losses[:, at] = table.ruler.measure(some, weights[at])
+    lost = at[np.isinf(losses[:, at].min(axis=0))]
+    if len(lost):
+        largest = float(np.abs(rows[lost[0]]).max())
+        raise PlanError(
+            f"a row with a value of {largest:g} does not fit the encodings that the others took",
+            where=table.plan.name,
+            got=", ".join(map(str, table.ruler.encodings)),
+            remedy="mend it in the checkpoint, or pass --encodings f32,constant",
+        )
 
 
 def tiers_from(path: str, level: int, changed: int, rows: int) -> Iterator[U8]:

@@ -20,6 +20,7 @@ F64 = NDArray[np.float64]
 Books = Mapping[Encoding, NDArray[np.floating]]
 
 MOST_LOSS = np.float32(3e38)
+LARGEST = float(np.finfo(np.float32).max)
 # values up to so many times the largest seen may come without a change of scale exponents
 MARGIN = 16.0
 
@@ -55,7 +56,7 @@ class Ruler:
             if one.name == "pq":
                 book = kernels.Codebook.of(self.books[one], len(self.stand_in), self._factors[sub])
             self._codebooks.append(book)
-            self._fitted.append(encode.fitted(one, self.largest * MARGIN))
+            self._fitted.append(encode.fitted(one, min(self.largest * MARGIN, LARGEST)))
 
     def only(self, kept: Sequence[int]) -> Ruler:
         """The same for some of the encodings."""
@@ -83,7 +84,7 @@ class Ruler:
         """
         chosen = range(len(self.encodings)) if wanted is None else wanted
         out = np.empty((len(chosen), len(rows)), np.float32)
-        narrow = weights.astype(np.float32)
+        narrow = np.minimum(weights, MOST_LOSS).astype(np.float32)
         sizes = Measures(self.encodings[:1])
         if not sizes.add(rows, None):
             rows = np.where(np.isfinite(rows), rows, np.float32(0))
@@ -116,7 +117,7 @@ class Ruler:
         # a bin holds values from half its power of two on
         least = 2.0 ** (int(present[0]) - LOWEST - 1) if len(present) else np.inf
         top = min(limit, self.largest * MARGIN * 2)
-        return bool(sizes.largest[0] >= top or least < floor or _ranged(self._fitted))
+        return bool(float(sizes.largest[0]) >= top or least < floor or _ranged(self._fitted))
 
 
 def _ranged(encodings: Sequence[Encoding]) -> bool:

@@ -301,3 +301,111 @@ def test_fields_worth_less_than_their_bytes_fall_to_their_mean_row(tmp_path):
     kinds = {t.name: [str(tier.encoding) for tier in t.tiers] for t in done.plan.tables}
     assert kinds["emb.1"] == ["constant"]
     assert parse_encoding("constant") not in [t.encoding for t in done.plan.tables[0].tiers]
+
+
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+@pytest.mark.parametrize("kind", ["count", "metric", "rows"])
+def test_stats_and_rows_of_any_size_use_the_budget_up(tmp_path, kind, size):
+    rows, count, metric = random_rows(2000, 8), np.arange(2000.0) + 1, metric_of(8, 0)
+    if kind == "rows":
+        rows = (rows * size**0.5).astype(np.float32)
+    save(tmp_path / "m.safetensors", {"emb.t": rows})
+    count = (count * (size if kind == "count" else 1)).astype(np.float32)
+    metric = (metric * (size if kind == "metric" else 1)).astype(np.float32)
+    stats = {"tables/emb.t/count": count, "tables/emb.t/metric": metric}
+    save_stats(tmp_path / "stats", stats)
+    done = convert_checkpoint(
+        tmp_path / "m.safetensors", tmp_path / "s", stats=tmp_path / "stats", budget="12%"
+    )
+    assert 0.995 * 0.12 * 64000 <= done.metadata.nbytes <= 0.12 * 64000
+    off = rows.astype(np.float64) - read_back(tmp_path / "s", "emb.t")
+    served = 0.5 * (count * np.einsum("ni,ij,nj->n", off, metric.astype(np.float64), off)).sum()
+    assert done.predicted_loss == pytest.approx(served, rel=0.1)
+
+
+def test_a_loss_that_cannot_be_kept_tells_what_can(tmp_path):
+    save(tmp_path / "m.safetensors", {"emb.t": random_rows(2000, 8) * np.float32(1e-9)})
+    paths = tmp_path / "m.safetensors", tmp_path / "s"
+    with pytest.raises(PlanError, match="can't be kept") as caught:
+        convert_checkpoint(*paths, max_loss=1e-30, encodings=["int8"])
+    least = float(str(caught.value).split("expected ")[1].split(" or more")[0])
+    done = convert_checkpoint(*paths, max_loss=least * 1.01, encodings=["int8"])
+    assert done.predicted_loss == pytest.approx(least, rel=0.01)
+
+
+@pytest.mark.parametrize("encodings", [(), ("pq4",), ("pq4", "constant")])
+def test_tables_without_rows_take_no_part(tmp_path, encodings):
+    empty = np.zeros((0, 8), np.float32)
+    save(tmp_path / "m.safetensors", {"emb.t": random_rows(2000, 8), "emb.none": empty})
+    convert_checkpoint(
+        tmp_path / "m.safetensors", tmp_path / "s", budget="20%", encodings=encodings
+    )
+    with sharkstore.open(tmp_path / "s") as store:
+        assert store["emb.none"].rows == 0
+        assert store.nbytes <= 0.2 * 64000
+
+
+def test_one_row_that_only_f32_holds_keeps_f32(tmp_path):
+    rows = random_rows(3000, 16)
+    rows[5, 3] = 1e30
+    save(tmp_path / "m.safetensors", {"emb.t": rows})
+    stats = {"tables/emb.t/count": np.arange(3000) + 1, "tables/emb.t/metric": metric_of(16, 0)}
+    save_stats(tmp_path / "stats", stats)
+    convert_checkpoint(
+        tmp_path / "m.safetensors", tmp_path / "s", stats=tmp_path / "stats", budget="10%"
+    )
+    served = read_back(tmp_path / "s", "emb.t")
+    assert np.array_equal(served[5], rows[5])
+    assert np.abs(np.delete(served, 5, axis=0)).max() < 10
+
+
+def unsampled(count):
+    """A row of the most frequent weight, that a sample of a large table is unlikely to have."""
+    return int(np.flatnonzero(count == 0)[7])
+
+
+@pytest.mark.parametrize(
+    ("value", "encodings"), [(1e30, ("f32", "int4")), (1e-20, ("pq4", "int4"))]
+)
+def test_a_row_that_no_sample_has_is_held_too(tmp_path, value, encodings):
+    rows, count = random_rows(60_000, 4), np.random.default_rng(0).zipf(1.3, 60_000) - 1
+    rows[unsampled(count)] = value
+    save(tmp_path / "m.safetensors", {"emb.t": rows})
+    save_stats(tmp_path / "stats", {"tables/emb.t/count": count})
+    done = convert_checkpoint(
+        tmp_path / "m.safetensors",
+        tmp_path / "s",
+        stats=tmp_path / "stats",
+        budget="40%",
+        encodings=encodings,
+    )
+    assert np.isfinite(done.predicted_loss)
+    off = read_back(tmp_path / "s", "emb.t") - rows
+    assert np.square(off).mean() < 0.2
+    assert abs(off[unsampled(count)]).max() < 1
+
+
+def test_a_row_that_no_encoding_of_the_others_holds_is_told(tmp_path):
+    rows, count = random_rows(60_000, 4), np.random.default_rng(0).zipf(1.3, 60_000) - 1
+    rows[unsampled(count)] = 1e30
+    save(tmp_path / "m.safetensors", {"emb.t": rows})
+    save_stats(tmp_path / "stats", {"tables/emb.t/count": count})
+    with pytest.raises(PlanError, match=r"emb\.t: a row with a value of 1e\+30"):
+        convert_checkpoint(
+            tmp_path / "m.safetensors",
+            tmp_path / "s",
+            stats=tmp_path / "stats",
+            budget="30%",
+            encodings=["int8", "int4", "int2"],
+        )
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("samples", ["nan", "inf", "-5", "many"])
+def test_samples_that_are_no_number_are_refused(tmp_path, samples):
+    save(tmp_path / "m.safetensors", {"emb.t": random_rows(300, 4)})
+    save(tmp_path / "stats", {"tables/emb.t/count": np.arange(300)}, {"samples": samples})
+    with pytest.raises(StatsError, match="samples"):
+        convert_checkpoint(
+            tmp_path / "m.safetensors", tmp_path / "s", stats=tmp_path / "stats", budget="20%"
+        )
