@@ -5,9 +5,12 @@ Nothing here holds more than a block, and float32 rows are encoded where the fil
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +23,10 @@ from sharkstore.tensors import Tensor, TensorSource, as_float32
 
 U8 = NDArray[np.uint8]
 BLOCK_BYTES = 4 << 20
+# encodings that take far longer than memory gives rows are worked on by so many threads at most
+MOST_WORKERS = 8
+# whose codes, or scales, are the best of many
+SEARCHED = ("int4", "int2", "pq")
 
 
 class Room(Protocol):
@@ -30,6 +37,19 @@ class Room(Protocol):
 
     def done(self, filled: int) -> None:
         """Take in what was filled of the room given: so many bytes."""
+
+    def put(self, block: U8) -> None:
+        """Take in a copy of some bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows `start` to `stop`, of which so many of a tier are stored, the first ones skipped."""
+
+    start: int
+    stop: int
+    skip: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +98,14 @@ class TableRows:
         Raises:
             StatsError: the tier has fewer rows than the row map was made for.
         """
+        if encoding.name in SEARCHED or (encoding.packed and self.factors):
+            self._encode_together(encoding, tier, first, last, out)
+            return
         row_bytes = encoding.row_bytes(self.tensor.shape[1])
         start, skip = self._row_of_slot(tier, first)
         left = last - first
         while left:
-            if start >= self.tensor.rows:
-                where = f"table {self.tensor.name!r}"
-                raise StatsError("row priorities changed while they were read", where=where)
+            self._check_start(start)
             stop = min(self.tensor.rows, start + self.block_rows)
             stored = out.room(row_bytes)[:left]
             filled = self._encode_block(encoding, start, stop, tier, skip, stored)
@@ -93,6 +114,56 @@ class TableRows:
             skip += filled
             if filled < len(stored):
                 start, skip = stop, 0
+
+    def _encode_together(
+        self, encoding: Encoding, tier: int, first: int, last: int, out: Room
+    ) -> None:
+        """The same by several threads, each a block of its own."""
+        row_bytes = encoding.row_bytes(self.tensor.shape[1])
+
+        def work(part: _Part) -> U8:
+            stored = np.zeros((part.count, row_bytes), np.uint8)
+            self._encode_block(encoding, part.start, part.stop, tier, part.skip, stored)
+            return stored
+
+        parts = self._parts(tier, first, last)
+        workers = min(os.cpu_count() or 1, MOST_WORKERS)
+        with ThreadPoolExecutor(workers) as pool:
+            # a few at a time, so that no more of them wait for the disk
+            while some := list(islice(parts, 2 * workers)):
+                for stored in pool.map(work, some):
+                    out.put(stored)
+
+    def _parts(self, tier: int, first: int, last: int) -> Iterator[_Part]:
+        """Blocks with rows of a tier from slot `first` to `last`; the counters tell how many."""
+        start, skip = self._row_of_slot(tier, first)
+        left = last - first
+        while left:
+            self._check_start(start)
+            stop = min(self.tensor.rows, start + self.block_rows)
+            held = min(
+                left, self._slots_before(tier, stop) - self._slots_before(tier, start) - skip
+            )
+            if held:
+                yield _Part(start, stop, skip, held)
+            left -= held
+            start, skip = stop, 0
+
+    def _check_start(self, start: int) -> None:
+        if start >= self.tensor.rows:
+            where = f"table {self.tensor.name!r}"
+            raise StatsError("row priorities changed while they were read", where=where)
+
+    def _slots_before(self, tier: int, row: int) -> int:
+        """Slots of a tier before a row: a multiple of 64, or behind the last row."""
+        if self.rowmap is None:
+            return row
+        block = row // ROWS_PER_BLOCK
+        if row < self.tensor.rows:
+            return int(kernels.rowmap_counters(self.rowmap[block : block + 1])[0, tier])
+        start = (row - 1) // ROWS_PER_BLOCK * ROWS_PER_BLOCK
+        within = np.count_nonzero(self.tiers(start, row) == tier)
+        return self._slots_before(tier, start) + int(within)
 
     def _row_of_slot(self, tier: int, slot: int) -> tuple[int, int]:
         """First row of the block that holds a slot, and the tier's slots before it in there."""

@@ -5,7 +5,7 @@ import pytest
 from checkpoints import bfloat16, save
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import F16, F32, PACKED, random_rows
+from strategies import F16, F32, PACKED, SEARCHED, random_rows
 
 from sharkstore.encodings import planes_for
 from sharkstore.errors import StatsError
@@ -16,6 +16,7 @@ from sharkstore.write import rows as module
 from sharkstore.write.rows import TableRows
 
 VALUES = random_rows(1000, 3)
+INT4 = SEARCHED[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,9 @@ class Parts:
 
     def done(self, filled):
         self.raw += self.open.tobytes()[:filled]
+
+    def put(self, block):
+        self.raw += block.tobytes()
 
 
 def taken(rows, tier, first, last, encoding=F32, most=100):
@@ -112,6 +116,17 @@ def test_rows_are_encoded_as_by_the_reference(source, name, encoding):
     rows = table(source, name, tiers, 3)
     expected = reference.encode_rows(encoding, values(rows, 2, 10, 300))
     np.testing.assert_array_equal(taken(rows, 2, 10, 300, encoding), expected)
+
+
+@pytest.mark.parametrize("one_tier", [True, False])
+def test_blocks_that_threads_encode_come_in_order(source, monkeypatch, one_tier):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 1)
+    tiers = None if one_tier else np.repeat(np.arange(20) % 3, 50).astype(np.uint8)
+    own = np.arange(1000) if one_tier else np.flatnonzero(tiers == 1)
+    expected = reference.encode_rows(INT4, VALUES[own])
+    for first, last in ((0, len(own)), (0, 1), (63, 200), (len(own) - 1, len(own)), (70, 70)):
+        got = taken(table(source, "f32", tiers, 3), 0 if one_tier else 1, first, last, INT4)
+        np.testing.assert_array_equal(got, expected[first:last])
 
 
 def test_blocks_are_whole_blocks_of_the_row_map_of_about_4_mib(source):
