@@ -24,7 +24,6 @@ class Differences {
     stored_.reset(new std::uint8_t[static_cast<std::size_t>(room_ * stride_ + kReadPastEnd)]());
     // whole vectors are written
     values_.reset(new float[static_cast<std::size_t>(room_ * dim + Vec::kLanes)]);
-    served_.reset(new float[static_cast<std::size_t>(dim + 2 * Vec::kLanes)]());
   }
 
   int room() const { return room_; }
@@ -32,10 +31,6 @@ class Differences {
   // The differences of up to room() rows, float32 (count, dim).
   const float* of(const float* rows, int count) {
     encode_rows(code_, {rows, nullptr, count, dim_}, stored_.get());
-    if (has_codebook(code_.kind)) {
-      for (int r = 0; r < count; ++r) subtract(rows + r * dim_, entries(r), r);
-      return values_.get();
-    }
     const Decoder<0> decode(table_);
     for (int r = 0; r < count; ++r) {
       const float* row = rows + r * dim_;
@@ -56,31 +51,12 @@ class Differences {
     return Vec::load_part(row, left, Vec::all(0.0f));
   }
 
-  SHARKSTORE_INLINE void subtract(const float* row, const float* served, int r) {
-    float* to = values_.get() + r * dim_;
-    for (int j = 0; j * Vec::kLanes < dim_; ++j)
-      (part(row, j) - part(served, j)).store(to + j * Vec::kLanes);
-  }
-
-  // The entries that row r's codes name, one behind the other.
-  SHARKSTORE_INLINE const float* entries(int r) {
-    const int sub = sub_values(code_.kind);
-    const float* block = code_.book->values;
-    const std::uint8_t* codes = stored_.get() + r * stride_;
-    for (int b = 0; b < stride_; ++b, block += code_.book->entries * sub) {
-      const float* from = block + codes[b] * sub;
-      float* to = served_.get() + b * sub;
-      for (int d = 0; d < sub; d += 2) std::memcpy(to + d, from + d, 8);
-    }
-    return served_.get();
-  }
-
   const Code& code_;
   int dim_, room_;
   std::int64_t stride_;
   Table table_;
   std::unique_ptr<std::uint8_t[]> stored_;
-  std::unique_ptr<float[]> values_, served_;
+  std::unique_ptr<float[]> values_;
 };
 
 // Errors in no metric: of codes, each rounded for itself.
@@ -140,7 +116,7 @@ inline void distort_unheeding(const Factor& factor, const Source& source, const 
 
 // out: (count,); infinity for what is not finite. `source` has no index.
 inline void distort(const Code& code, const Source& source, const float* stand_in, float* out) {
-  if (has_codebook(code.kind) && code.book->root) return encode_pq(code, source, nullptr, out);
+  if (has_codebook(code.kind)) return encode_pq(code, source, nullptr, out);
   if (!code.factor)
     return stand_in ? distort_constant(source, stand_in, out) : distort_plain(code, source, out);
   if (!stand_in && has_scale(code.kind)) return encode_rounded(code, source, nullptr, out);
