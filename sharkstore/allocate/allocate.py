@@ -18,7 +18,7 @@ from sharkstore.plan.stats import Stats
 from sharkstore.plan.weigh import Weights, weights_of
 from sharkstore.quant.metric import mean_diagonal
 from sharkstore.tensors import Tensor, TensorSource
-from sharkstore.write.sample import Sample, draw
+from sharkstore.write.sample import Sample, draw_two
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,18 +79,20 @@ class Allocator:
         ]
         check_floors(floors, [table.name for table in stored])
         weights = weights_of(stats, stored, weigh)
-        samples = {t.name: draw(source, tensors[t.name], weights[t.name]) for t in stored}
-        unit = unit_of(samples, weights)
+        samples = {t.name: draw_two(source, tensors[t.name], weights[t.name]) for t in stored}
+        unit = unit_of({name: sample for name, (sample, _) in samples.items()}, weights)
         tables = []
         for table in stored:
             scaled = replace(weights[table.name], scale=weights[table.name].scale * unit)
-            sample = replace(samples[table.name], weights=samples[table.name].weights * unit)
+            sample, fresh = (
+                replace(one, weights=one.weights * unit) for one in samples[table.name]
+            )
             if isinstance(encodings, Mapping):
                 own = tuple(encodings[table.name])
             else:
                 largest = float(np.abs(sample.rows).max(initial=0.0))
                 own = offered(encodings, floors, table.name, table.rows, table.dim, largest)
-            tables.append(TableChoice.of(table, scaled, sample, own))
+            tables.append(TableChoice.of(table, scaled, sample, fresh, own))
             progress("train", 1, len(stored))
         solver = Solver([table.costs() for table in tables])
         return cls(source, plan, tables, cls.spare_of(plan), solver, unit)

@@ -29,7 +29,7 @@ LEVELS = 32
 # prices that float32 can compute with
 LOWEST, HIGHEST = 2.0**-100, 2.0**80
 # octaves from the lowest to the highest price: more where a sample stood for the rows
-NARROW, WIDE = 0.02, 0.5
+NARROW, WIDE = 0.02, 0.15
 BLOCK_BYTES = 4 << 20
 TIER_BITS = 3
 # values smaller than so much of the largest, or of 1, are nothing beside it
@@ -94,12 +94,9 @@ def tally_block(
     low, least = choose(losses, row_bytes, levels[0])
     high, _ = choose(losses, row_bytes, levels[-1])
     moved = np.flatnonzero(low != high)
-    where = np.zeros(len(low), np.uint16)
-    some = losses[:, moved]
-    for level in range(LEVELS - 1, 0, -1):
-        taken, _ = choose(some, row_bytes, levels[level])
-        where[moved[taken != low[moved]]] = level
-    before, after, at = low[moved], high[moved], where[moved].astype(np.intp)
+    some = np.take(losses, moved, axis=1)
+    before, after = low[moved], high[moved]
+    at = _first_change(some, row_bytes, levels, before)
     everywhere = np.arange(len(moved))
     gained = some[after, everywhere].astype(np.float64) - some[before, everywhere]
     tally = Tally.empty(count)
@@ -107,13 +104,34 @@ def tally_block(
     moves = np.bincount(at * count + after, minlength=size)
     moves -= np.bincount(at * count + before, minlength=size)
     tally.rows += moves.reshape(LEVELS + 1, count)
-    tally.rows[0] += np.bincount(low, minlength=count)
+    lowest = np.bincount(low, minlength=count)
+    tally.rows[0] += lowest
     # of every row, cost less price of its bytes
-    tally.loss[0] = least.sum(dtype=np.float64) - levels[0] * float(row_bytes[low].sum())
+    tally.loss[0] = least.sum(dtype=np.float64) - levels[0] * float(lowest @ row_bytes)
     tally.loss += np.bincount(at, gained, LEVELS + 1)
     tally.nbytes = tally.rows @ row_bytes
-    packed = low | (high.astype(np.uint16) << TIER_BITS) | (where << 2 * TIER_BITS)
-    return tally, packed.astype(np.uint16)
+    packed = low * np.uint16(1 + (1 << TIER_BITS))
+    change = before | after.astype(np.uint16) << TIER_BITS | at.astype(np.uint16) << 2 * TIER_BITS
+    packed[moved] = change
+    return tally, packed
+
+
+def _first_change(
+    losses: NDArray[np.float32], row_bytes: F64, levels: Sequence[float], low: U8
+) -> NDArray[np.intp]:
+    """The first price with another choice than the lowest, of rows that have one: (n,).
+
+    The prices with one choice lie together, so they are halved.
+    """
+    priced = np.multiply.outer(row_bytes, np.asarray(levels)).astype(np.float32)
+    same, other = np.zeros(len(low), np.intp), np.full(len(low), LEVELS - 1)
+    while (other - same).max(initial=0) > 1:
+        middle = (same + other) // 2
+        costs = losses + priced[:, middle]
+        moved = costs.argmin(axis=0) != low
+        other = np.where(moved, middle, other)
+        same = np.where(moved, same, middle)
+    return other
 
 
 def measure_table(

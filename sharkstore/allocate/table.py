@@ -34,6 +34,7 @@ class TableChoice:
     """A table, the encodings that its rows choose from, and what they are measured by.
 
     Args:
+        fresh: rows that nothing was trained on, where the table has more than a sample.
         by_stratum: bits of the encodings that rows of each weight may take, int64 (STRATA,);
             None: any row may take all.
     """
@@ -41,12 +42,18 @@ class TableChoice:
     plan: TablePlan
     weights: Weights
     sample: Sample
+    fresh: Sample
     ruler: Ruler
     by_stratum: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
-        cls, plan: TablePlan, weights: Weights, sample: Sample, encodings: Sequence[Encoding]
+        cls,
+        plan: TablePlan,
+        weights: Weights,
+        sample: Sample,
+        fresh: Sample,
+        encodings: Sequence[Encoding],
     ) -> TableChoice:
         """With codebooks trained on some rows of the sample, to compare, and its mean row."""
         uses = sample.weights * sample.stands
@@ -56,7 +63,7 @@ class TableChoice:
         books = _train(coded, [rows] * len(coded), [some] * len(coded), weights.metric)
         largest = float(np.abs(sample.rows).max(initial=0.0))
         ruler = Ruler(tuple(encodings), weights.metric, books, mean_row(sample.rows, uses), largest)
-        return cls(plan, weights, sample, ruler)
+        return cls(plan, weights, sample, fresh, ruler)
 
     def losses(self) -> F32:
         """Of the sample's rows: float32 (encodings, n).
@@ -95,15 +102,16 @@ class TableChoice:
         """With some of the encodings, and codebooks trained on the rows that take them.
 
         Which rows these are at a price depends on the codebooks in turn: a few rounds settle it.
+        What it is measured on from then on are fresh rows: those trained on would lose too little.
         """
         current = replace(self, ruler=self.ruler.only(kept))
         if not any(one.name in ("pq", "constant") for one in current.ruler.encodings):
-            return current
+            return replace(current, sample=self.fresh)
         for _ in range(ROUNDS):
             costs = current.costs()
             taken, _best = choose(costs.losses, costs.row_bytes, price)
             current = replace(current, ruler=current.retrained(taken))
-        return current
+        return replace(current, sample=self.fresh)
 
     def retrained(self, taken: NDArray[np.uint8]) -> Ruler:
         """The ruler with codebooks and constant row made for the rows that take them."""

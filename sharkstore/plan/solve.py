@@ -182,7 +182,7 @@ def choose(losses: Losses, row_bytes: F64, price: float) -> tuple[NDArray[np.uin
     taken = np.zeros(len(best), np.uint8)
     for index in range(1, len(losses)):
         cost = losses[index] + losses.dtype.type(price * row_bytes[index])
-        taken[cost < best] = index
+        np.copyto(taken, np.uint8(index), where=cost < best)
         np.minimum(best, cost, out=best)
     return taken, best
 

@@ -56,7 +56,24 @@ def draw(
     Args:
         own: gives which of the rows from one id to another count, bool (n,); all when left out.
     """
-    ids, stands = _pick(tensor.rows, weights, most, own)
+    return _taken(source, tensor, weights, *_pick(tensor.rows, weights, most, own, 1)[0])
+
+
+def draw_two(
+    source: TensorSource, tensor: Tensor, weights: Weights, most: int = MOST
+) -> tuple[Sample, Sample]:
+    """The same, and as many rows between these: what is fitted to some is measured on others.
+
+    Rows of weights that few have, which are all taken, are in both.
+    """
+    first, second = _pick(tensor.rows, weights, most, None, 2)
+    sample = _taken(source, tensor, weights, *first)
+    if len(sample.ids) == tensor.rows:
+        return sample, sample
+    return sample, _taken(source, tensor, weights, *second)
+
+
+def _taken(source: TensorSource, tensor: Tensor, weights: Weights, ids: I64, stands: F64) -> Sample:
     rows = np.empty((len(ids), tensor.shape[1]), np.float32)
     values = np.empty(len(ids))
     for start in range(0, tensor.rows, BLOCK):
@@ -71,30 +88,37 @@ def draw(
     return Sample(ids, rows, values, stands)
 
 
-def _pick(rows: int, weights: Weights, most: int, own: Own | None) -> tuple[I64, F64]:
+def _pick(
+    rows: int, weights: Weights, most: int, own: Own | None, samples: int
+) -> list[tuple[I64, F64]]:
+    """Ids of so many samples, and how many rows each of them stands for."""
     if rows <= most and own is None:
-        return np.arange(rows), np.ones(rows)
+        return [(np.arange(rows), np.ones(rows))] * samples
     sizes = np.zeros(STRATA, np.int64)
     for _, strata in _blocks(rows, weights, own):
         sizes += np.bincount(strata, minlength=STRATA + 1)[:STRATA]
     wanted = _share_out(sizes, most)
-    picked, stands = [np.zeros(0, np.int64)], [np.zeros(0)]
+    picked = [([np.zeros(0, np.int64)], [np.zeros(0)]) for _ in range(samples)]
     seen = np.zeros(STRATA, np.int64)
     for start, strata in _blocks(rows, weights, own):
         counts = np.bincount(strata, minlength=STRATA + 1)
         together = np.split(np.argsort(strata, kind="stable"), np.cumsum(counts)[:-1])
         for stratum in np.flatnonzero(counts[:STRATA]):
-            members = together[stratum]
+            members, size = together[stratum], sizes[stratum]
             # every so manyth of the stratum, in even steps over the whole table
             numbers = (seen[stratum] + np.arange(len(members) + 1)) * wanted[stratum]
-            steps = numbers // sizes[stratum]
-            chosen = members[steps[1:] > steps[:-1]]
+            for place, (ids, stands) in enumerate(picked):
+                steps = (numbers + place * size // samples) // size
+                chosen = members[steps[1:] > steps[:-1]]
+                ids.append(start + chosen)
+                stands.append(np.full(len(chosen), size / max(wanted[stratum], 1)))
             seen[stratum] += len(members)
-            picked.append(start + chosen)
-            stands.append(np.full(len(chosen), sizes[stratum] / max(wanted[stratum], 1)))
-    ids = np.concatenate(picked)
+    return [_in_order(np.concatenate(ids), np.concatenate(stands)) for ids, stands in picked]
+
+
+def _in_order(ids: I64, stands: F64) -> tuple[I64, F64]:
     order = np.argsort(ids)
-    return ids[order], np.concatenate(stands)[order]
+    return ids[order], stands[order]
 
 
 def _blocks(
