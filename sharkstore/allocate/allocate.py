@@ -13,7 +13,7 @@ from sharkstore.allocate.table import TableChoice
 from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
 from sharkstore.plan.model import Budget, Plan, TierPlan, Weigh
-from sharkstore.plan.solve import Solution, Solver
+from sharkstore.plan.solve import Solution, Solver, table_bytes
 from sharkstore.plan.stats import Stats
 from sharkstore.plan.weigh import Weights, weights_of
 from sharkstore.quant.metric import mean_diagonal
@@ -40,7 +40,8 @@ class Allocator:
     """The tables of a plan, sampled and measured.
 
     Args:
-        spare: bytes that no choice changes: of pruned tables and default rows.
+        spare: bytes that no choice changes: of pruned tables, default rows, and tables that a
+            plan decides over.
         unit: what losses are multiplied by here, and divided by on the way out.
     """
 
@@ -95,7 +96,19 @@ class Allocator:
             tables.append(TableChoice.of(table, scaled, sample, fresh, own))
             progress("train", 1, len(stored))
         solver = Solver([table.costs() for table in tables])
-        return cls(source, plan, tables, cls.spare_of(plan), solver, unit)
+        names = {table.name for table in stored}
+        fixed_bytes = sum(
+            table_bytes(
+                one.rows,
+                one.dim,
+                [tier.encoding for tier in one.tiers],
+                np.array([tier.rows for tier in one.tiers]),
+            )
+            for one in plan.tables
+            if one.action == "store" and one.name not in names
+        )
+        spare = cls.spare_of(plan) + int(fixed_bytes)
+        return cls(source, plan, tables, spare, solver, unit)
 
     @staticmethod
     def spare_of(plan: Plan) -> int:

@@ -102,8 +102,8 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(ROUNDINGS),
             default="auto",
             show_default=True,
-            help="Codes: the nearest ones, or rounded in the table's metric, which costs the "
-            "loss less; auto: the latter for few bits where the stats have it.",
+            help="With --tiers, codes: the nearest ones, or rounded in the table's metric, which "
+            "costs the loss less; auto: the latter for few bits where the stats have it.",
         ),
         click.option(
             "--plot",

@@ -217,3 +217,20 @@ def test_a_plan_may_be_edited_to_another_budget_and_fewer_encodings(
     assert 0.98 * FP32 / 5 < document["nbytes"] <= FP32 / 5
     used = {tier["encoding"] for table in document["tables"] for tier in table["tiers"]}
     assert used <= {"int8", "int4", "constant"}
+
+
+def test_a_table_taken_out_of_the_budget_by_hand_counts_all_the_same(
+    shark, checkpoint, tmp_path, uses
+):
+    shark("convert", checkpoint, tmp_path / "s", "--stats", uses, "--budget", "40%", "--dry-run")
+
+    def change(plan):
+        table = next(one for one in plan["tables"] if one["name"] == ITEM)
+        table.update(order="id", tiers=[{"encoding": "f16", "rows": table["rows"]}])
+
+    plan = edited(tmp_path / "s.plan.json", change)
+    options = ("--stats", uses, "--plan", plan, "--json")
+    done = shark("convert", checkpoint, tmp_path / "s", *options)
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert 0.99 * 0.4 * FP32 < document["nbytes"] <= 0.4 * FP32
