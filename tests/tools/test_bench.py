@@ -195,6 +195,14 @@ def test_lookup_end_to_end(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_in_other_codes_are_timed_beside_int8(tmp_path):
+    some = ("--tiers", "int8", "--only", "int4,pq4", "--shape", "lookup", "--distribution", "zipf")
+    done = bench("lookup", *TINY, *some, "--dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for codes in ("int4", "pq4"):
+        assert f"| sharkstore, {codes} / sharkstore |" in done.stdout
+
+
 WRONG_PEER = """
 from benchmarks import peers_torch
 from benchmarks.__main__ import cli
@@ -217,4 +225,6 @@ def test_open_and_convert_end_to_end(tmp_path):
     done = bench("convert", "--gb", 0.004, "--pairs", 1, "--quick", "--dir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| int8 |" in done.stdout
+    assert "| `--budget 10%` |" in done.stdout
+    assert "| `--budget 10% --encodings f16,int8,int4,int2,constant` |" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from benchmarks import measuring, opening
 from benchmarks import small as calls
 from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
-from benchmarks.lookup import ALL, MIX, QUANTISED, SAME, USUAL, Case, Options
+from benchmarks.lookup import ALL, CODES, MIX, QUANTISED, SAME, USUAL, Case, Options
 from benchmarks.measuring import Loop
 from benchmarks.timing import Effort
 from sharkstore.errors import PlanError
@@ -193,6 +193,8 @@ def _cases(
             cases.append(Case(one_rows, one_dim, MIX, one_threads, only))
             same = tuple(group for group in QUANTISED if group in only)
             cases.append(Case(one_rows, one_dim, SAME, one_threads, same))
+            codes = CODES if only == USUAL else tuple(group for group in CODES if group in only)
+            cases += [Case(one_rows, one_dim, SAME, one_threads, codes)] if codes else []
     return cases + (_more_cases(only) if full else [])
 
 

@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, quantise, report, writing
+from benchmarks import budget, machine, quantise, report, writing
 from benchmarks.data import Source, generate
 from benchmarks.lookup import MIX
 from benchmarks.progress import steps
@@ -52,6 +52,7 @@ def run(size: int, pairs: int, effort: Effort, folder: Path) -> dict[str, Any]:
         "quantise": [quantise.run(dim, memory_bytes, effort) for dim in (16, 64)],
         "write": writing.run(min(size, 1 << 30), pairs, folder),
         "whole": whole(size, pairs, folder),
+        "budget": budget.run(min(size, 1 << 30), pairs, folder),
     }
 
 
@@ -153,6 +154,7 @@ def text(found: dict[str, Any]) -> str:
             report.markdown(found["quantise"], (), "GB/s"),
             report.markdown(found["write"], (), "GB/s"),
             _whole(found["whole"]),
+            budget.text(found["budget"]),
         ]
     )
 
@@ -192,6 +194,7 @@ def as_json(found: dict[str, Any]) -> str:
             "whole": [
                 {name: getattr(one, name) for name in Pairs.__slots__} for one in found["whole"]
             ],
+            "budget": [asdict(one) for one in found["budget"]],
         },
         indent=2,
     )

@@ -29,6 +29,10 @@ SLOW_ROUNDS = 5
 GROUPS = {
     "floor": ("", "", ""),
     "int8": ("benchmarks.ours", "all_int8", ""),
+    "int4": ("benchmarks.ours", "all_int4", ""),
+    "pq2": ("benchmarks.ours", "all_pq2", ""),
+    "pq4": ("benchmarks.ours", "all_pq4", ""),
+    "pq8": ("benchmarks.ours", "all_pq8", ""),
     "float": ("benchmarks.peers_torch", "floats", "torch"),
     "quantized": ("benchmarks.peers_torch", "quantised", "torch"),
     "fbgemm": ("benchmarks.peers_fbgemm", "tables", "fbgemm"),
@@ -36,10 +40,12 @@ GROUPS = {
     "tensorstore": ("benchmarks.peers_storage", "tensorstore", "tensorstore"),
     "lmdb": ("benchmarks.peers_storage", "lmdb", "lmdb"),
 }
-TABLES = ("floor", "int8", "float")
+# our own rows in other codes, beside those of int8
+CODES = ("int4", "pq2", "pq4", "pq8")
+TABLES = ("floor", "int8", *CODES, "float")
 STORAGE = ("zarr", "tensorstore", "lmdb")
 ALL = tuple(GROUPS)
-USUAL = tuple(group for group in GROUPS if group != "int8")
+USUAL = tuple(group for group in GROUPS if group not in ("int8", *CODES))
 QUANTISED = ("floor", "quantized", "fbgemm")
 
 

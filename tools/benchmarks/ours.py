@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import sharkstore
 from benchmarks import memory
+from benchmarks.check import Truth
 from benchmarks.data import TABLE, Part, Source, Work
 from benchmarks.peers import Makers
 from benchmarks.timing import Claim, Contender, Effort, Lane
@@ -82,3 +84,39 @@ def all_int8(source: Source, _folder: Path, _effort: Effort) -> Iterator[Makers]
     store = Ours(source.store("int8"), f"{NAME}, int8", Claim("source", relative=1.001 / 254))
     store.make_present()
     yield store.contenders
+
+
+@contextmanager
+def _beside(source: Source, tiers: str) -> Iterator[Makers]:
+    """The same lookups in a store of other codes, checked against its own reference."""
+    store = Ours(source.store(tiers), f"{NAME}, {tiers}")
+    truth = Truth(source, store.view)
+    store.make_present()
+
+    def makers(work: Work) -> list[Contender]:
+        found = store.contenders(work)
+        truth.check(found, work)
+        # no more to be checked: what they must be is not what the other stores' answers are
+        return [replace(one, claim=Claim("bytes")) for one in found]
+
+    yield makers
+
+
+def all_int4(source: Source, _folder: Path, _effort: Effort) -> AbstractContextManager[Makers]:
+    """Half the bytes of int8."""
+    return _beside(source, "int4")
+
+
+def all_pq2(source: Source, _folder: Path, _effort: Effort) -> AbstractContextManager[Makers]:
+    """Half the bytes of int8, by codebooks."""
+    return _beside(source, "pq2")
+
+
+def all_pq4(source: Source, _folder: Path, _effort: Effort) -> AbstractContextManager[Makers]:
+    """A quarter of the bytes."""
+    return _beside(source, "pq4")
+
+
+def all_pq8(source: Source, _folder: Path, _effort: Effort) -> AbstractContextManager[Makers]:
+    """An eighth of the bytes."""
+    return _beside(source, "pq8")
