@@ -58,7 +58,7 @@ def test_a_floor_leaves_what_is_as_precise():
 
 
 def test_small_tables_are_offered_smaller_codebooks_and_tiny_ones_none():
-    small = names(offered(ALL, (), "t", 10_000, 16, 1.0))
+    small = names(offered(ALL, (), "t", 4_000, 16, 1.0))
     assert {"pq4", "pq4.64", "pq4.16"} <= set(small)
     assert not any(name.startswith("pq") for name in names(offered(ALL, (), "t", 60, 16, 1.0)))
 
