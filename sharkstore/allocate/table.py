@@ -60,7 +60,7 @@ class TableChoice:
         step = max(1, -(-len(sample.rows) // COMPARED))
         rows, some = np.ascontiguousarray(sample.rows[::step]), uses[::step]
         coded = [one for one in encodings if one.name == "pq"]
-        books = _train(coded, [rows] * len(coded), [some] * len(coded), weights.metric)
+        books = train_books(coded, [rows] * len(coded), [some] * len(coded), weights.metric)
         largest = float(np.abs(sample.rows).max(initial=0.0))
         ruler = Ruler(tuple(encodings), weights.metric, books, mean_row(sample.rows, uses), largest)
         return cls(plan, weights, sample, fresh, ruler)
@@ -124,7 +124,7 @@ class TableChoice:
         }
         coded = [one for one in own if one.name == "pq"]
         rows, some = [own[one][0] for one in coded], [own[one][1] for one in coded]
-        books = {**self.ruler.books, **_train(coded, rows, some, self.weights.metric)}
+        books = {**self.ruler.books, **train_books(coded, rows, some, self.weights.metric)}
         constant = [mean_row(*own[one]) for one in own if one.name == "constant"]
         return self.ruler.with_books(books, constant[0] if constant else self.ruler.stand_in)
 
@@ -169,7 +169,7 @@ class TableChoice:
         return self.ruler.books
 
 
-def _train(
+def train_books(
     encodings: Sequence[Encoding], rows: Sequence[F32], uses: Sequence[F64], metric: F32 | None
 ) -> dict[Encoding, NDArray[np.floating]]:
     """Codebooks, side by side: each of its own rows alone, so they don't depend on the others."""
