@@ -176,7 +176,7 @@ def convert_checkpoint(
         "source": {"name": source.name},
         "plan": planned.document(),
     }
-    notes += _notes(planned, measured)
+    notes += _notes(planned, measured) + _weightless(found)
     if dry_run:
         metadata = plan_metadata(planned, source.tensors, provenance, {})
         pruned = _pruned(planned, metadata, measured)
@@ -278,6 +278,13 @@ def _notes(plan: Plan, stats: Stats) -> tuple[str, ...]:
     if stats.unknown:
         notes.append(f"stats of kinds that are not known, not used: {', '.join(stats.unknown[:4])}")
     return tuple(notes)
+
+
+def _weightless(found: Budgeted) -> tuple[str, ...]:
+    names = found.allocation.weightless if found.allocation else ()
+    if not names:
+        return ()
+    return (f"by the stats errors cost nothing, so rows take the fewest bytes: {_names(names)}",)
 
 
 def _wants_mean(table: TablePlan) -> bool:

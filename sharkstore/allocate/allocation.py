@@ -89,6 +89,11 @@ class Allocation:
     _cut: Cut = field(default_factory=lambda: Cut(0, []))
     _taken: dict[str, list[int]] = field(default_factory=dict)
 
+    @property
+    def weightless(self) -> tuple[str, ...]:
+        """Tables of which the stats say that errors cost nothing."""
+        return tuple(one.plan.name for one in self.tables if one.weightless)
+
     def decide(self, folder: str, progress: Progress) -> Plan:
         """Decide over all rows: see `sharkstore.write.allotment.Allotment`."""
         self._folder = folder

@@ -17,6 +17,7 @@ from sharkstore.plan.model import TablePlan
 from sharkstore.plan.solve import Costs, choose, once_bytes
 from sharkstore.plan.weigh import Weights
 from sharkstore.quant.codebook import train_codebook
+from sharkstore.quant.metric import mean_diagonal
 from sharkstore.write.sample import STRATA, Sample, strata_of
 
 F32 = NDArray[np.float32]
@@ -154,6 +155,13 @@ class TableChoice:
         if self.by_stratum is None:
             return np.full(len(weights), (1 << len(self.ruler.encodings)) - 1)
         return self.by_stratum[strata_of(weights, self.weights.scale)]
+
+    @property
+    def weightless(self) -> bool:
+        """Whether the stats say that no error in any row costs anything."""
+        metric = self.weights.metric
+        nothing = metric is not None and not mean_diagonal(metric) > 0
+        return bool(len(self.sample.ids)) and (nothing or not self.sample.weights.any())
 
     @property
     def mean_loss(self) -> float:

@@ -409,3 +409,13 @@ def test_samples_that_are_no_number_are_refused(tmp_path, samples):
         convert_checkpoint(
             tmp_path / "m.safetensors", tmp_path / "s", stats=tmp_path / "stats", budget="20%"
         )
+
+
+def test_stats_by_which_errors_cost_nothing_are_told(inputs, tmp_path):
+    stats = load_file(inputs / "stats.safetensors")
+    save_stats(tmp_path / "stats", stats | {f"tables/{ITEM}/metric": np.zeros((8, 8), np.float32)})
+    done = convert(inputs, tmp_path / "s", stats=tmp_path / "stats", budget="5%")
+    assert [note for note in done.notes if "errors cost nothing" in note and ITEM in note]
+    assert not any(
+        "errors cost nothing" in note for note in convert(inputs, tmp_path / "s", budget="5%").notes
+    )
