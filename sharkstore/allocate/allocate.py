@@ -12,8 +12,9 @@ from sharkstore.allocate.request import Floor, check_floors, offered
 from sharkstore.allocate.table import TableChoice
 from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
+from sharkstore.plan.costs import table_bytes
 from sharkstore.plan.model import Budget, Plan, TierPlan, Weigh
-from sharkstore.plan.solve import Solution, Solver, table_bytes
+from sharkstore.plan.solve import Solution, Solver
 from sharkstore.plan.stats import Stats
 from sharkstore.plan.weigh import Weights, weights_of
 from sharkstore.quant.metric import mean_diagonal

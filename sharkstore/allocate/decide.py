@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sharkstore.allocate.table import TableChoice
 from sharkstore.errors import PlanError
-from sharkstore.plan.solve import choose
+from sharkstore.plan.costs import choose
 from sharkstore.tensors import TensorSource, as_float32
 from sharkstore.write.files import reported
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sharkstore.allocate.ruler import Ruler
 from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
+from sharkstore.plan.costs import Costs, choose, once_bytes
 from sharkstore.plan.model import TablePlan
-from sharkstore.plan.solve import Costs, choose, once_bytes
 from sharkstore.plan.weigh import Weights
 from sharkstore.quant.codebook import train_codebook
 from sharkstore.quant.metric import mean_diagonal

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
+from sharkstore.plan.costs import table_bytes
 from sharkstore.plan.model import Plan, TablePlan, TierPlan
-from sharkstore.plan.solve import table_bytes
 from sharkstore.plan.stats import BLOCK, Stats
 
 I64 = NDArray[np.int64]

@@ -13,7 +13,7 @@ from sharkstore.allocate.ruler import Ruler
 from sharkstore.convert import convert_checkpoint
 from sharkstore.encodings import parse_encoding
 from sharkstore.errors import NonFiniteError, PlanError, StatsError
-from sharkstore.plan.solve import Costs, choose, once_bytes
+from sharkstore.plan.costs import Costs, choose, once_bytes
 from sharkstore.plan.weigh import unseen_weight
 
 USER, ITEM, DAY = "emb.user.weight", "emb.item.weight", "emb.day.weight"

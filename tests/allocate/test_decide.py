@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sharkstore.allocate.decide import LEVELS, prices, tally_block, tiers_from
-from sharkstore.plan.solve import choose
+from sharkstore.plan.costs import choose
 
 BYTES = np.array([64.0, 18.0, 10.0, 2.0, 0.0])
 

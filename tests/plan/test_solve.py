@@ -7,7 +7,8 @@ import pytest
 
 from sharkstore.encodings import parse_encoding
 from sharkstore.errors import PlanError
-from sharkstore.plan.solve import THIN, Costs, Solver, best_mixture, choose, mixture, table_bytes
+from sharkstore.plan.costs import THIN, Costs, choose, mixture, table_bytes
+from sharkstore.plan.solve import Solver, best_mixture
 
 FEW = tuple(parse_encoding(text) for text in ("f32", "int4", "pq4.2", "constant"))
 ALL = tuple(

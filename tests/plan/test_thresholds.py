@@ -5,8 +5,8 @@ import pytest
 
 from sharkstore.encodings import Encoding, parse_encoding
 from sharkstore.errors import PlanError
+from sharkstore.plan.costs import table_bytes
 from sharkstore.plan.model import Plan, TablePlan, TierPlan
-from sharkstore.plan.solve import table_bytes
 from sharkstore.plan.stats import parse_stats
 from sharkstore.plan.thresholds import by_thresholds
 
