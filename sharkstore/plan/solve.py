@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from sharkstore.format.layout import MAX_TIERS
 from sharkstore.plan.costs import Costs, Mixture, mixture, once_bytes
 
 F64 = NDArray[np.float64]
-Losses = NDArray[np.floating[Any]]
 Kept = tuple[int, ...]
 
 # prices are tried at 2 ** (step / STEPS)
