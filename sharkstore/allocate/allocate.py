@@ -13,16 +13,19 @@ from sharkstore.allocate.table import TableChoice
 from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
 from sharkstore.plan.costs import table_bytes
-from sharkstore.plan.model import Budget, Plan, TierPlan, Weigh
+from sharkstore.plan.model import Budget, Plan, TablePlan, TierPlan, Weigh
 from sharkstore.plan.solve import Solution, Solver
 from sharkstore.plan.stats import Stats
 from sharkstore.plan.weigh import Weights, weights_of
 from sharkstore.quant.metric import mean_diagonal
 from sharkstore.tensors import Tensor, TensorSource
-from sharkstore.write.sample import Sample, draw_two
+from sharkstore.write.sample import MOST, Sample, draw_two
 
 Progress = Callable[[str, int, int], None]
 
+# rows that are sampled, of all tables together; of one at least eight times a codebook's entries
+SAMPLE_BYTES = 512 << 20
+LEAST_ROWS = 1 << 11
 # shares of the float32 bytes that a budget curve is drawn at
 CURVE = (0.30, 0.20, 0.15, 0.10, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02)
 
@@ -81,13 +84,14 @@ class Allocator:
         ]
         check_floors(floors, [table.name for table in stored])
         weights = weights_of(stats, stored, weigh)
-        samples = {t.name: draw_two(source, tensors[t.name], weights[t.name]) for t in stored}
+        most = rows_to_draw(stored)
+        samples = {t.name: draw_two(source, tensors[t.name], weights[t.name], most) for t in stored}
         unit = unit_of({name: sample for name, (sample, _) in samples.items()}, weights)
         tables = []
         for table in stored:
             scaled = replace(weights[table.name], scale=weights[table.name].scale * unit)
             sample, fresh = (
-                replace(one, weights=one.weights * unit) for one in samples[table.name]
+                replace(one, weights=one.weights * unit) for one in samples.pop(table.name)
             )
             if isinstance(encodings, Mapping):
                 own = tuple(encodings[table.name])
@@ -97,18 +101,7 @@ class Allocator:
             tables.append(TableChoice.of(table, scaled, sample, fresh, own))
             progress("train", 1, len(stored))
         solver = Solver([table.costs() for table in tables])
-        names = {table.name for table in stored}
-        fixed_bytes = sum(
-            table_bytes(
-                one.rows,
-                one.dim,
-                [tier.encoding for tier in one.tiers],
-                np.array([tier.rows for tier in one.tiers]),
-            )
-            for one in plan.tables
-            if one.action == "store" and one.name not in names
-        )
-        spare = cls.spare_of(plan) + int(fixed_bytes)
+        spare = cls.spare_of(plan) + _kept_bytes(plan, stored)
         return cls(source, plan, tables, spare, solver, unit)
 
     @staticmethod
@@ -186,6 +179,24 @@ class Allocator:
             got = f"{limit.nbytes:,.0f}"
             raise PlanError("the budget is too small", got=got, expected=expected, remedy=remedy)
         return own.solve(solver)
+
+
+def rows_to_draw(tables: Sequence[TablePlan]) -> int:
+    """Rows of a table to sample, so that samples of many tables stay within some memory."""
+    wide = sum(2 * 4 * table.dim for table in tables)
+    return max(LEAST_ROWS, min(MOST, SAMPLE_BYTES // max(wide, 1)))
+
+
+def _kept_bytes(plan: Plan, allocated: Sequence[TablePlan]) -> int:
+    """Bytes of tables that a plan keeps out of its budget: they count all the same."""
+    names = {table.name for table in allocated}
+    total = 0.0
+    for table in plan.tables:
+        if table.action == "store" and table.name not in names:
+            encodings = [tier.encoding for tier in table.tiers]
+            rows = np.array([tier.rows for tier in table.tiers])
+            total += table_bytes(table.rows, table.dim, encodings, rows)
+    return int(total)
 
 
 def unit_of(samples: Mapping[str, Sample], weights: Mapping[str, Weights]) -> float:
