@@ -177,7 +177,8 @@ def losses_near(
 
     Where they can't, they are infinite: rows that lose less as the constant row than any other
     encoding would cost are measured no further, and of each weight only the encodings that rows
-    of the sample took at it are measured.
+    of the sample took at it are measured: at first one, and then those that were taken by rows
+    of such a loss in it.
 
     Args:
         weights: float64 (n,).
@@ -191,17 +192,34 @@ def losses_near(
         losses[index] = ruler.measure(rows, weights, [index])[0]
         least = price * np.delete(row_bytes, index).min()
         wanted = np.where(losses[index] <= np.float32(least), 0, wanted)
+    if table.probe is not None:
+        at = np.flatnonzero(wanted >> table.probe & 1)
+        _measure_some(table, rows, weights, at, [table.probe], losses)
+        wanted[at] = table.wanted_still(weights[at], losses[table.probe, at])
     for mask in np.unique(wanted):
         own = [k for k in range(len(row_bytes)) if mask >> k & 1 and k not in constant]
-        at = np.flatnonzero(wanted == mask)
-        if own and len(at) == len(rows):
-            losses[own] = ruler.measure(rows, weights, own)
-        elif own:
-            measured = ruler.measure(np.ascontiguousarray(rows[at]), weights[at], own)
-            for place, index in enumerate(own):
-                losses[index, at] = measured[place]
+        _measure_some(table, rows, weights, np.flatnonzero(wanted == mask), own, losses)
     _hold_all(table, rows, weights, losses)
     return losses
+
+
+def _measure_some(
+    table: TableChoice,
+    rows: NDArray[np.float32],
+    weights: F64,
+    at: NDArray[np.intp],
+    own: Sequence[int],
+    losses: NDArray[np.float32],
+) -> None:
+    """Measure rows at some places in some encodings, into (encodings, n)."""
+    if not own or not len(at):
+        return
+    if len(at) == len(rows):
+        losses[own] = table.ruler.measure(rows, weights, own)
+        return
+    measured = table.ruler.measure(np.ascontiguousarray(rows[at]), weights[at], own)
+    for place, index in enumerate(own):
+        losses[index, at] = measured[place]
 
 
 def _hold_all(

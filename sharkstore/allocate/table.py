@@ -28,6 +28,12 @@ ROUNDS = 2
 COMPARED = 1 << 12
 # encodings that a smaller part of the rows of a weight take are not measured for them
 RARE = 0.01
+# unless these rows would lose so large a part of what rows of the weight cost
+MISSED = 0.0005
+# rows of one weight and like loss of which so many are in the sample tell what others take
+ENOUGH = 50
+# quarters of an octave of a loss: its exponent and two bits more
+LOSS_BITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,9 @@ class TableChoice:
         fresh: rows that nothing was trained on, where the table has more than a sample.
         by_stratum: bits of the encodings that rows of each weight may take, int64 (STRATA,);
             None: any row may take all.
+        probe: the encoding that is measured first, by index; None: all at once.
+        by_loss: bits of what rows may still take by weight and by loss in that one, uint8
+            (STRATA, 2 ** LOSS_BITS).
     """
 
     plan: TablePlan
@@ -46,6 +55,8 @@ class TableChoice:
     fresh: Sample
     ruler: Ruler
     by_stratum: NDArray[np.int64] | None = None
+    probe: int | None = None
+    by_loss: NDArray[np.uint8] | None = None
 
     @classmethod
     def of(
@@ -136,25 +147,60 @@ class TableChoice:
             prices: of a byte; what is taken at one of them counts.
         """
         if len(self.sample.ids) == self.plan.rows:
-            return replace(self, by_stratum=None)
+            return replace(self, by_stratum=None, probe=None, by_loss=None)
         losses = self.losses()
-        strata = strata_of(self.sample.weights, self.weights.scale)
-        whole = np.bincount(strata, self.sample.stands, STRATA)
-        bits = np.zeros(STRATA, np.int64)
-        for price in prices:
-            taken, _ = choose(losses, self.row_bytes, price)
-            for index in range(len(losses)):
-                own = taken == index
-                some = np.bincount(strata[own], self.sample.stands[own], STRATA)
-                bits |= np.where(some > RARE * whole, 1 << index, 0)
-        bits[whole == 0] = (1 << len(losses)) - 1
-        return replace(self, by_stratum=bits)
+        taken = [_Taken.at(losses, self.row_bytes, price) for price in prices]
+        strata = strata_of(self.sample.weights, self.weights.scale).astype(np.int64)
+        bits = self._bits(taken, strata, STRATA)
+        bits[np.bincount(strata, minlength=STRATA) == 0] = (1 << len(losses)) - 1
+        least, best = (
+            float(self.sample.stands @ _ones(bits[strata])),
+            replace(self, by_stratum=bits),
+        )
+        for probe, one in enumerate(self.ruler.encodings):
+            if one.name == "constant":
+                continue
+            places = strata << LOSS_BITS | _quarters(losses[probe])
+            fine = self._bits(taken, places, STRATA << LOSS_BITS)
+            few = np.bincount(places, minlength=len(fine)) < ENOUGH
+            fine = np.where(few, np.repeat(bits, 1 << LOSS_BITS), fine)
+            still = fine[places] | 1 << probe
+            measured = np.where(bits[strata] >> probe & 1, still, bits[strata])
+            count = float(self.sample.stands @ _ones(measured))
+            if count < least:
+                least, own = count, fine.astype(np.uint8).reshape(STRATA, -1)
+                best = replace(self, by_stratum=bits, probe=probe, by_loss=own)
+        return best
+
+    def _bits(
+        self, taken: Sequence[_Taken], places: NDArray[np.int64], count: int
+    ) -> NDArray[np.int64]:
+        """Bits of the encodings that rows of the sample would miss in each place."""
+        stands = self.sample.stands
+        whole = np.bincount(places, stands, count)
+        bits = np.zeros(count, np.int64)
+        for one in taken:
+            cost = np.bincount(places, stands * one.least, count)
+            for index in range(len(self.ruler.encodings)):
+                own = np.flatnonzero(one.encoding == index)
+                some = np.bincount(places[own], stands[own], count)
+                missed = np.bincount(places[own], stands[own] * one.missed[own], count)
+                much = (some > RARE * whole) | (missed > MISSED * cost)
+                bits |= np.where(much, 1 << index, 0)
+        return bits
 
     def wanted(self, weights: F64) -> NDArray[np.int64]:
         """Bits of the encodings to be measured for rows of these weights: int64 (n,)."""
         if self.by_stratum is None:
             return np.full(len(weights), (1 << len(self.ruler.encodings)) - 1)
         return self.by_stratum[strata_of(weights, self.weights.scale)]
+
+    def wanted_still(self, weights: F64, losses: F32) -> NDArray[np.int64]:
+        """The same for rows of these losses in the encoding measured first, without that."""
+        assert self.probe is not None
+        assert self.by_loss is not None
+        bits = self.by_loss[strata_of(weights, self.weights.scale), _quarters(losses)]
+        return bits.astype(np.int64) & ~(1 << self.probe)
 
     @property
     def weightless(self) -> bool:
@@ -177,6 +223,29 @@ class TableChoice:
         return self.ruler.books
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What rows take at a price.
+
+    Args:
+        encoding: uint8 (n,).
+        least: what that costs, (n,).
+        missed: how much more the next best costs, (n,).
+    """
+
+    encoding: NDArray[np.uint8]
+    least: F32
+    missed: F32
+
+    @classmethod
+    def at(cls, losses: F32, row_bytes: F64, price: float) -> _Taken:
+        """Of losses (encodings, n)."""
+        taken, least = choose(losses, row_bytes, price)
+        others = losses + (price * row_bytes[:, None]).astype(np.float32)
+        others[taken, np.arange(len(taken))] = np.inf
+        return cls(taken, least.astype(np.float32), others.min(axis=0) - least)
+
+
 def train_books(
     encodings: Sequence[Encoding], rows: Sequence[F32], uses: Sequence[F64], metric: F32 | None
 ) -> dict[Encoding, NDArray[np.floating]]:
@@ -187,6 +256,17 @@ def train_books(
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         return dict(zip(encodings, pool.map(work, encodings, rows, uses), strict=True))
+
+
+def _ones(bits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many encodings bits name."""
+    return np.bitwise_count(bits).astype(np.int64)
+
+
+def _quarters(losses: F32) -> NDArray[np.int64]:
+    """Quarters of an octave of losses, none of them negative: int64 (n,)."""
+    raw = np.ascontiguousarray(losses).view(np.uint32) >> np.uint32(31 - LOSS_BITS)
+    return raw.astype(np.int64)
 
 
 def mean_row(rows: F32, uses: F64) -> F32:

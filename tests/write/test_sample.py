@@ -5,7 +5,7 @@ import pytest
 
 from sharkstore.plan.weigh import Weights
 from sharkstore.tensors import Tensor
-from sharkstore.write.sample import draw
+from sharkstore.write.sample import draw, draw_two
 
 
 class Rows:
@@ -72,3 +72,20 @@ def test_what_is_not_finite_is_zero():
 
 def test_an_empty_table_has_no_rows():
     assert len(draw(Rows(), tensor(0), Weights()).ids) == 0
+
+
+def test_of_two_samples_rows_of_common_weights_are_in_one_alone():
+    count = zipf(200_000)
+    first, second = draw_two(Rows(), tensor(len(count)), Weights(values=count), most=5000)
+    alone = draw(Rows(), tensor(len(count)), Weights(values=count), most=5000)
+    np.testing.assert_array_equal(first.ids, alone.ids)
+    assert len(second.ids) == len(first.ids)
+    assert second.stands.sum() == pytest.approx(len(count), rel=1e-9)
+    both = np.intersect1d(first.ids, second.ids)
+    assert not np.isin(count[both], (0, 1)).any()
+    assert set(np.argsort(-count, kind="stable")[:100]) <= set(both.tolist())
+
+
+def test_all_rows_of_a_small_table_are_both_samples():
+    first, second = draw_two(Rows(), tensor(100), Weights(values=np.arange(100)))
+    assert first is second
