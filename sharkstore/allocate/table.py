@@ -32,6 +32,8 @@ RARE = 0.01
 MISSED = 0.0005
 # rows of one weight and like loss of which so many are in the sample tell what others take
 ENOUGH = 50
+# one encoding is measured before the others where that leaves so small a part to be measured
+WORTH = 0.8
 # quarters of an octave of a loss: its exponent and two bits more
 LOSS_BITS = 10
 
@@ -153,10 +155,8 @@ class TableChoice:
         strata = strata_of(self.sample.weights, self.weights.scale).astype(np.int64)
         bits = self._bits(taken, strata, STRATA)
         bits[np.bincount(strata, minlength=STRATA) == 0] = (1 << len(losses)) - 1
-        least, best = (
-            float(self.sample.stands @ _ones(bits[strata])),
-            replace(self, by_stratum=bits),
-        )
+        best = replace(self, by_stratum=bits)
+        least = WORTH * float(self.sample.stands @ _ones(bits[strata]))
         for probe, one in enumerate(self.ruler.encodings):
             if one.name == "constant":
                 continue

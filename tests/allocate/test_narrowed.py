@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sharkstore.allocate import table as module
 from sharkstore.allocate.decide import losses_near, prices
 from sharkstore.allocate.table import TableChoice
 from sharkstore.encodings import parse_encoding
@@ -25,6 +26,11 @@ class Rows:
 
     def read(self, name, start, stop):
         return self.values[start:stop]
+
+
+@pytest.fixture(autouse=True)
+def _any_gain_is_worth_it(monkeypatch):
+    monkeypatch.setattr(module, "WORTH", 1.0)
 
 
 @pytest.fixture(scope="module")
