@@ -156,7 +156,7 @@ class TableChoice:
         bits = self._bits(taken, strata, STRATA)
         bits[np.bincount(strata, minlength=STRATA) == 0] = (1 << len(losses)) - 1
         best = replace(self, by_stratum=bits)
-        least = WORTH * float(self.sample.stands @ _ones(bits[strata]))
+        least = WORTH * float((self.sample.stands * _ones(bits[strata])).sum())
         for probe, one in enumerate(self.ruler.encodings):
             if one.name == "constant":
                 continue
@@ -166,7 +166,7 @@ class TableChoice:
             fine = np.where(few, np.repeat(bits, 1 << LOSS_BITS), fine)
             still = fine[places] | 1 << probe
             measured = np.where(bits[strata] >> probe & 1, still, bits[strata])
-            count = float(self.sample.stands @ _ones(measured))
+            count = float((self.sample.stands * _ones(measured)).sum())
             if count < least:
                 least, own = count, fine.astype(np.uint8).reshape(STRATA, -1)
                 best = replace(self, by_stratum=bits, probe=probe, by_loss=own)
