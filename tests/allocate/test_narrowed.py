@@ -7,8 +7,8 @@ from sharkstore.allocate import table as module
 from sharkstore.allocate.decide import losses_near, prices
 from sharkstore.allocate.table import TableChoice
 from sharkstore.encodings import parse_encoding
-from sharkstore.plan.model import TablePlan
 from sharkstore.plan.costs import choose
+from sharkstore.plan.model import TablePlan
 from sharkstore.plan.weigh import Weights
 from sharkstore.tensors import Tensor
 from sharkstore.write.sample import draw_two
