@@ -99,7 +99,7 @@ def offered(
         raise PlanError("no encoding is left above its floor", where=name, got=allowed)
     sized = [one for each in found for one in _sized(each, rows, largest)]
     useful = [one for one in sized if one.name != "pq" or _pays(one, rows, dim)]
-    return tuple(useful or sized)
+    return tuple(dict.fromkeys(useful or sized))
 
 
 def _pays(encoding: Encoding, rows: int, dim: int) -> bool:

@@ -71,3 +71,8 @@ def test_codebooks_are_float32_where_float16_would_lose_precision():
 def test_what_was_asked_for_alone_is_offered_though_it_does_not_pay():
     only = (parse_encoding("pq4"),)
     assert names(offered(only, (), "t", 50, 16, 1.0)) == ["pq4.50", "pq4.16"]
+
+
+def test_what_sizes_make_equal_is_offered_once():
+    both = parse_encodings(("pq4", "pq4.64"))
+    assert names(offered(both, (), "t", 50, 16, 1.0)) == ["pq4.50", "pq4.16"]
