@@ -39,8 +39,8 @@ def test_quick_start_runs(tmp_path: Path):
 def test_from_training_to_what_it_cost_runs(tmp_path: Path):
     """In one Python process, since the later blocks use the model of the first."""
     blocks = blocks_between("## From training to stats", "## Measured")
-    kinds = [kind for kind, _ in blocks]
-    assert kinds == ["python", "python", "console", "python", "console", "console", "python"]
+    kinds = " ".join(kind for kind, _ in blocks)
+    assert kinds == "python python console console python console console python"
     (tmp_path / "told").mkdir()
     lines = ["import subprocess, sys"]
     for number, (kind, block) in enumerate(blocks):
@@ -49,11 +49,12 @@ def test_from_training_to_what_it_cost_runs(tmp_path: Path):
     gone, *evaluated = out.splitlines()
     assert gone == "['ad']"
     assert [line.split()[0] for line in evaluated[2:]] == ["AUC", "log"]
-    stats, converted, compared = (
+    stats, budgeted, converted, compared = (
         path.read_text() for path in sorted((tmp_path / "told").iterdir())
     )
     assert "ad.weight" in stats
     assert "(pruned)" in stats
+    assert "predicted loss" in budgeted
     assert "(pruned)" in converted
     assert "constant, pruned in B" in compared
     assert "RMSE seen" in compared
