@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from checkpoints import save
 from strategies import make_store, random_rows
 
 MIB = 1 << 20
@@ -52,6 +53,24 @@ print(peak[0] - before)
         peaks.append(run(code, path, tmp_path / f"{size}.shark", tiers))
     assert peaks[1] < 120
     assert peaks[1] < peaks[0] + 30
+
+
+def test_memory_of_a_budget_does_not_grow_with_the_table(tmp_path):
+    code = """
+from sharkstore.convert import convert_checkpoint
+before, peak = mib("RssAnon"), [0.0]
+def watch(*_):
+    peak[0] = max(peak[0], mib("RssAnon"))
+kinds = ("int8", "int4", "pq8.16", "constant")
+convert_checkpoint(sys.argv[1], sys.argv[2], budget="14%", encodings=kinds, progress=watch)
+print(peak[0] - before)
+"""
+    peaks = []
+    for rows in (1 << 17, 1 << 19):
+        path = save(tmp_path / f"{rows}.safetensors", {"emb": random_rows(rows, 32)})
+        peaks.append(run(code, path, tmp_path / f"{rows}.shark"))
+    assert peaks[1] < 120
+    assert peaks[1] < peaks[0] + 40
 
 
 def test_an_open_store_of_200_tables_takes_little_memory(tmp_path):
