@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sharkstore.kernels.codebooks import decode_codes
 from sharkstore.kernels.factor import Factor
 from sharkstore.kernels.scales import F32, U8
 
@@ -104,11 +105,7 @@ def encode_measured(codebook: Codebook, rows: F32) -> tuple[U8, F32]:
 
 def decode(codebook: Codebook, codes: U8, dim: int) -> F32:
     """Values of codes: uint8 (n, blocks) -> float32 (n, dim). Codes past the entries give 0."""
-    blocks, entries, sub = codebook.values.shape
-    values = np.zeros((blocks, 256, sub), np.float32)
-    values[:, :entries] = codebook.values
-    chosen = values[np.arange(blocks), codes]
-    return np.ascontiguousarray(chosen.reshape(len(codes), blocks * sub)[:, :dim])
+    return decode_codes(codes, dim, codebook.entries)
 
 
 def padded_root(factor: Factor) -> F32:
