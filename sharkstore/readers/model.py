@@ -16,6 +16,10 @@ class Checkpoint(TensorSource, Protocol):
         """Name of the file or folder, without its path."""
 
     @property
+    def stamp(self) -> str:
+        """A text that is another one once any of its files was changed."""
+
+    @property
     def tensors(self) -> Mapping[str, Tensor]:
         """All tensors that can be stored, in the checkpoint's order."""
 

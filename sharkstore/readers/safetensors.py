@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
+from sharkstore.readers.files import Files, open_files
 from sharkstore.tensors import Tensor, raw_dtype
 
 DTYPES = {
@@ -33,17 +33,23 @@ DTYPES = {
 class SafetensorsFile:
     """One mapped `.safetensors` file.
 
+    Args:
+        path: of the file.
+        files: of its folder; opened here when left out.
+
     Attributes:
         metadata: the texts that the file carries beside its tensors.
     """
 
-    def __init__(self, path: str) -> None:
-        self.name = os.path.basename(path)
+    def __init__(self, path: str, files: Files | None = None) -> None:
+        folder, self.name = os.path.split(path)
+        self._files = files or open_files(folder)
         self.tensors: dict[str, Tensor] = {}
         self.left: dict[str, str] = {}
         self.metadata: Mapping[str, str]
         self._starts: dict[str, int] = {}
         header, start = _checked_header(path)
+        self.stamp = f"{self.name} {self._files.stamp(self.name)}"
         self.metadata = header.pop("__metadata__", {})
         for name, entry in header.items():
             dtype = DTYPES.get(entry["dtype"])
@@ -52,14 +58,13 @@ class SafetensorsFile:
                 continue
             self.tensors[name] = Tensor(name, tuple(entry["shape"]), dtype)
             self._starts[name] = start + entry["data_offsets"][0]
-        self._bytes = np.memmap(path, np.uint8, mode="r")
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of a tensor: a view of the mapped file."""
         tensor = self.tensors[name]
         first = self._starts[name] + start * tensor.row_bytes
         last = self._starts[name] + stop * tensor.row_bytes
-        block = np.asarray(self._bytes[first:last]).view(raw_dtype(tensor.dtype))
+        block = self._files.open(self.name).read(first, last).view(raw_dtype(tensor.dtype))
         return block.reshape((stop - start, *tensor.shape[1:]) if tensor.shape else ())
 
 
@@ -88,13 +93,15 @@ class ShardedSafetensors:
     """Several `.safetensors` files under one `*.safetensors.index.json`."""
 
     def __init__(self, path: str) -> None:
-        self.name = os.path.basename(path)
+        folder, self.name = os.path.split(path)
+        files = open_files(folder)
         self.tensors: dict[str, Tensor] = {}
         self._shards: dict[str, SafetensorsFile] = {}
         self._shard_of = _weight_map(path)
-        folder = os.path.dirname(path)
         for shard in sorted(set(self._shard_of.values())):
-            self._shards[shard] = SafetensorsFile(os.path.join(folder, shard))
+            self._shards[shard] = SafetensorsFile(os.path.join(folder, shard), files)
+        stamps = [one.stamp for one in self._shards.values()]
+        self.stamp = "\n".join([f"{self.name} {files.stamp(self.name)}", *stamps])
         self.left = {name: why for one in self._shards.values() for name, why in one.left.items()}
         for name, shard in self._shard_of.items():
             if name in self._shards[shard].tensors:

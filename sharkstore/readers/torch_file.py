@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
+from sharkstore.readers.files import open_files
 from sharkstore.tensors import FLOATS, INTEGERS, Tensor
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class TorchFile:
         self.left: dict[str, str] = {}
         self._values: dict[str, torch.Tensor] = {}
         self._take(_state_dict(_load(path), path, self.left))
+        self.stamp = f"{self.name} {open_files(os.path.dirname(path)).stamp(self.name)}"
 
     def _take(self, state: Mapping[str, Any]) -> None:
         for key, value in state.items():
