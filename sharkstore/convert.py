@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from sharkstore import __version__
 from sharkstore.allocate.allocate import Point
 from sharkstore.allocate.budget import Budgeted, again, within_budget
-from sharkstore.errors import DestinationError, PlanError
+from sharkstore.errors import ArgumentError, DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.build import build_plan, check_plan, weak_fields
 from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, Weigh, parse_plan
 from sharkstore.plan.policy import Method, Policy, Rank, RoundingChoice
 from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
+from sharkstore.readers.files import open_files
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import open_checkpoint
 from sharkstore.stats.file import open_stats
+from sharkstore.write.crew import Crew
+from sharkstore.write.files import Destination
+from sharkstore.write.journal import Journal
 from sharkstore.write.layout import data_bytes, plan_metadata
-from sharkstore.write.store import Progress, write_store
+from sharkstore.write.site import Inputs, Progress, Site
+from sharkstore.write.store import DECIDED, fill_store
 from sharkstore.write.survey import Surveys
 
 Path = str | os.PathLike[str]
 
+# of the files of a conversion under way
+WORK = "work 1"
 # losses of a measurement that are not log losses
 OTHER_LOSSES = {"squared", "per_sample"}
 
@@ -42,6 +52,7 @@ class Conversion:
         notes: what a person should know: rows that count alike, values set to zero, …
         written: whether the store was written; False in a dry run.
         curve: in a dry run with a budget, the least predicted loss at other budgets.
+        resumed: parts of the store that an earlier run had written, and how many there are.
     """
 
     plan: Plan
@@ -51,6 +62,7 @@ class Conversion:
     notes: tuple[str, ...] = ()
     written: bool = False
     curve: tuple[Point, ...] = ()
+    resumed: tuple[int, int] | None = None
 
     @property
     def predicted_loss(self) -> float | None:
@@ -87,7 +99,10 @@ def convert_checkpoint(
     dry_run: bool = False,
     curve: bool = False,
     overwrite: bool = False,
+    workers: int | None = None,
+    dask: str | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Conversion:
     """Convert a checkpoint to a store.
 
@@ -127,8 +142,14 @@ def convert_checkpoint(
         dry_run: write nothing.
         curve: find out what other budgets would cost, as a dry run with a budget does.
         overwrite: replace the store that is there, in one step.
+        workers: processes that share the work, each one core; left out: threads of this
+            process. They are spawned: a script that asks for them needs the usual
+            `if __name__ == "__main__"`.
+        dask: address of a Dask scheduler whose workers do it, on the same file system.
         progress: called with a stage (`train`, `measure`, `rank`, `read`, `write`), what was
             just done and how much there is: tables in `train`, bytes in the others.
+        tell: called with what a person should know at once: that work of a run that was killed
+            is taken up, or why not.
 
     Returns:
         The plan, and the metadata of the store.
@@ -136,7 +157,10 @@ def convert_checkpoint(
     Raises:
         CheckpointNotFoundError, CheckpointError, StatsError, PlanError, NonFiniteError,
         DestinationError, WriteError: nothing is left at the destination.
+        WorkerError: workers were lost; the same call goes on from there.
     """
+    if workers is not None and dask is not None:
+        raise ArgumentError("workers of this machine, or those of a Dask cluster: not both")
     for name in (checkpoint, stats, plan):
         _refuse_inside(name, store)
     source = open_checkpoint(checkpoint)
@@ -168,53 +192,149 @@ def convert_checkpoint(
         policy = None
         planned = _replayed(plan, source, measured)
         notes = _unsaid(planned, source)
-    tell = progress or _silent
-    found = _budgeted(source, planned, measured, policy, tell, curve=curve or dry_run)
-    planned = found.plan
-    provenance: dict[str, Any] = {
-        "tool": f"sharkstore {__version__}",
-        "source": {"name": source.name},
-        "plan": planned.document(),
-    }
-    notes += _notes(planned, measured) + _weightless(found)
+    asked = _Asked(source, planned, measured, policy, notes, progress or _silent, curve or dry_run)
     if dry_run:
-        metadata = plan_metadata(planned, source.tensors, provenance, {})
-        pruned = _pruned(planned, metadata, measured)
-        size = data_bytes(metadata)
-        return Conversion(planned, metadata, size, pruned, notes, curve=found.curve)
-    written = write_store(
-        source,
-        source.tensors,
-        planned,
-        measured,
-        os.fsdecode(store),
-        provenance=provenance,
-        overwrite=overwrite,
-        progress=tell,
-        allotment=found.allocation,
-    )
-    notes += _found(written.surveys)
-    metadata, planned = written.metadata, written.plan
-    pruned = _pruned(planned, metadata, measured)
+        return _planned(asked)
+    identity = _identity(asked, stats)
+    opening = partial(open_checkpoint, os.path.abspath(os.fsdecode(checkpoint)))
+    restat = partial(_stats, None if stats is None else os.path.abspath(os.fsdecode(stats)))
+    inputs = Inputs(source, source.tensors, measured, opening, restat)
+    with (
+        Destination(os.fsdecode(store), overwrite=overwrite) as place,
+        Journal(place, identity) as journal,
+        _crew(workers, dask) as crew,
+    ):
+        earlier = _Earlier(tell or _quiet)
+        earlier.tell_changed(journal.changed)
+        site = Site(journal, crew, asked.progress, earlier.found)
+        done = _written(asked, inputs, site)
+        place.commit()
+    return replace(done, resumed=earlier.chunks)
+
+
+def unfinished(store: Path) -> str | None:
+    """Where work of a conversion to this place lies that was stopped; None if there is none."""
+    partial = Destination(os.fsdecode(store), overwrite=True).partial
+    return partial if os.path.isdir(partial) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was asked for: a plan, and what is still to be decided of it.
+
+    Args:
+        policy: None where a plan was given.
+    """
+
+    source: Checkpoint
+    plan: Plan
+    stats: Stats
+    policy: Policy | None
+    notes: tuple[str, ...]
+    progress: Progress
+    curve: bool
+
+    def budgeted(self) -> Budgeted:
+        """The plan with what decides over rows, where a budget does."""
+        source, policy, plan = self.source, self.policy, self.plan
+        most = source, source.tensors, plan, self.stats
+        if policy is not None and policy.limited:
+            return within_budget(*most, policy, self.progress, curve=self.curve)
+        if policy is None and plan.budget is not None:
+            return again(*most, self.progress)
+        return Budgeted(plan, None)
+
+    def provenance(self, plan: Plan) -> dict[str, Any]:
+        """What a store says of where it comes from."""
+        return {
+            "tool": f"sharkstore {__version__}",
+            "source": {"name": self.source.name},
+            "plan": plan.document(),
+        }
+
+
+@dataclass(slots=True)
+class _Earlier:
+    """What is found of an earlier run, and told.
+
+    Args:
+        chunks: batches of chunks that it had written, and how many there are.
+    """
+
+    tell: Callable[[str], None]
+    chunks: tuple[int, int] | None = None
+
+    def found(self, stage: str, done: int, total: int) -> None:
+        """Take in what an earlier run had done of a stage."""
+        words = {"read": "read and measured", "write": "written"}
+        if stage in words:
+            of = "checkpoint" if stage == "read" else "store"
+            share = f"{done:,} of {total:,} parts of the {of}"
+            self.tell(f"going on where an earlier run stopped: {share} are {words[stage]} already")
+        if stage == "write":
+            self.chunks = (done, total)
+
+    def tell_changed(self, changed: Sequence[str]) -> None:
+        """Say why the work of an earlier run is of no use."""
+        if changed:
+            others = " and ".join(changed)
+            self.tell(f"an earlier run stopped here, for {others} of before: starting anew")
+
+
+def _planned(asked: _Asked) -> Conversion:
+    """What a conversion would do."""
+    found = asked.budgeted()
+    notes = asked.notes + _notes(found.plan, asked.stats) + _weightless(found)
+    metadata = plan_metadata(found.plan, asked.source.tensors, asked.provenance(found.plan), {})
+    pruned = _pruned(found.plan, metadata, asked.stats)
+    return Conversion(found.plan, metadata, data_bytes(metadata), pruned, notes, curve=found.curve)
+
+
+def _written(asked: _Asked, inputs: Inputs, site: Site) -> Conversion:
+    """Do what is not done yet of a conversion."""
+    journal = site.journal
+    if DECIDED in journal:
+        found = Budgeted(asked.plan, None, tuple(Point(*one) for one in journal["curve"]))
+    else:
+        found = asked.budgeted()
+        journal.add("notes", _notes(found.plan, asked.stats) + _weightless(found))
+        journal.add("curve", [astuple(point) for point in found.curve])
+    provenance = asked.provenance(found.plan)
+    written = fill_store(inputs, found.plan, site, provenance, allotment=found.allocation)
+    notes = (*asked.notes, *journal["notes"], *_found(written.surveys))
+    metadata = written.metadata
+    pruned = _pruned(written.plan, metadata, asked.stats)
     size = data_bytes(metadata)
-    return Conversion(planned, metadata, size, pruned, notes, written=True, curve=found.curve)
+    return Conversion(written.plan, metadata, size, pruned, notes, written=True, curve=found.curve)
 
 
-def _budgeted(
-    source: Checkpoint,
-    plan: Plan,
-    stats: Stats,
-    policy: Policy | None,
-    progress: Progress,
-    *,
-    curve: bool,
-) -> Budgeted:
-    """The plan with what decides over rows, where a budget does."""
-    if policy is not None and policy.limited:
-        return within_budget(source, source.tensors, plan, stats, policy, progress, curve=curve)
-    if policy is None and plan.budget is not None:
-        return again(source, source.tensors, plan, stats, progress)
-    return Budgeted(plan, None)
+def _identity(asked: _Asked, stats: Path | None) -> dict[str, Any]:
+    """What the bytes of a store depend on, in words that a person is told if it changes."""
+    source = asked.source
+    shapes = [[one.name, one.dtype, one.shape] for one in source.tensors.values()]
+    policy = None if asked.policy is None else asdict(asked.policy)
+    told = {
+        "a checkpoint": [source.stamp, shapes],
+        "stats": None if stats is None else _stamp(stats),
+        "a plan": [asked.plan.document(), policy, asked.curve],
+    }
+    digests = {name: sha256(json.dumps(one).encode()).hexdigest() for name, one in told.items()}
+    return {**digests, "a version": f"sharkstore {__version__}, {WORK}"}
+
+
+def _stamp(path: Path) -> str:
+    folder, name = os.path.split(os.fsdecode(path))
+    return f"{name} {open_files(folder).stamp(name)}"
+
+
+def _stats(path: str | None) -> Stats:
+    return Stats() if path is None else open_stats(path)
+
+
+def _crew(workers: int | None, dask: str | None) -> Crew:
+    if dask is not None:
+        return Crew.of_dask(dask)
+    return Crew.of_threads() if workers is None else Crew.of_processes(workers)
 
 
 def _refuse_inside(path: Path | None, store: Path) -> None:
@@ -318,3 +438,7 @@ def _found(surveys: Surveys) -> tuple[str, ...]:
 
 def _silent(stage: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
+
+
+def _quiet(_: str) -> None:
+    """Messages that nobody reads."""

@@ -126,3 +126,7 @@ class DestinationError(SharkstoreError, FileExistsError):
 
 class WriteError(SharkstoreError, OSError):
     code = "write"
+
+
+class WorkerError(SharkstoreError, RuntimeError):
+    code = "worker"

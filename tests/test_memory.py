@@ -17,6 +17,21 @@ def mib(key):
     with open("/proc/self/status") as status:
         return int(re.search(key + r":\\s+(\\d+)", status.read())[1]) / 1024
 """
+# of a conversion: the largest of samples, a few in every millisecond
+CONVERSION = """
+import threading
+from sharkstore.convert import convert_checkpoint
+before, peak, over = mib("RssAnon"), [0.0], threading.Event()
+def watch():
+    while not over.is_set():
+        peak[0] = max(peak[0], mib("RssAnon"))
+watcher = threading.Thread(target=watch)
+watcher.start()
+convert_checkpoint(sys.argv[1], sys.argv[2], **OPTIONS)
+over.set()
+watcher.join()
+print(peak[0] - before)
+"""
 
 
 def run(code, *arguments):
@@ -24,6 +39,11 @@ def run(code, *arguments):
     command = [sys.executable, "-c", OF_THIS_PROCESS + code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def converted(source, store, **options):
+    """MiB beyond mapped files that a conversion took at most."""
+    return run(f"OPTIONS = {options!r}" + CONVERSION, source, store)
 
 
 def sparse_checkpoint(path, rows, dim):
@@ -39,36 +59,20 @@ def sparse_checkpoint(path, rows, dim):
 
 @pytest.mark.parametrize("tiers", ["int8", "f32=1%,f16=9%,int8=rest"])
 def test_memory_of_a_conversion_does_not_grow_with_the_table(tmp_path, tiers):
-    code = """
-from sharkstore.convert import convert_checkpoint
-before, peak = mib("RssAnon"), [0.0]
-def watch(*_):
-    peak[0] = max(peak[0], mib("RssAnon"))
-convert_checkpoint(sys.argv[1], sys.argv[2], tiers=sys.argv[3], progress=watch)
-print(peak[0] - before)
-"""
     peaks = []
-    for size in (128, 512):
+    for size in (512, 1024):
         path = sparse_checkpoint(tmp_path / f"{size}.safetensors", size * MIB // 256, 64)
-        peaks.append(run(code, path, tmp_path / f"{size}.shark", tiers))
+        peaks.append(converted(path, tmp_path / f"{size}.shark", tiers=tiers))
     assert peaks[1] < 120
     assert peaks[1] < peaks[0] + 30
 
 
 def test_memory_of_a_budget_does_not_grow_with_the_table(tmp_path):
-    code = """
-from sharkstore.convert import convert_checkpoint
-before, peak = mib("RssAnon"), [0.0]
-def watch(*_):
-    peak[0] = max(peak[0], mib("RssAnon"))
-kinds = ("int8", "int4", "pq8.16", "constant")
-convert_checkpoint(sys.argv[1], sys.argv[2], budget="14%", encodings=kinds, progress=watch)
-print(peak[0] - before)
-"""
+    options = {"budget": "14%", "encodings": ["int8", "int4", "pq8.16", "constant"]}
     peaks = []
     for rows in (1 << 17, 1 << 19):
         path = save(tmp_path / f"{rows}.safetensors", {"emb": random_rows(rows, 32)})
-        peaks.append(run(code, path, tmp_path / f"{rows}.shark"))
+        peaks.append(converted(path, tmp_path / f"{rows}.shark", **options))
     assert peaks[1] < 120
     assert peaks[1] < peaks[0] + 40
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from sharkstore.cli.render import (
     show_json,
     size,
 )
-from sharkstore.convert import Conversion, convert_checkpoint
-from sharkstore.errors import DestinationError, WriteError
+from sharkstore.convert import Conversion, convert_checkpoint, unfinished
+from sharkstore.errors import DestinationError, WorkerError, WriteError
 from sharkstore.format.metadata import TableMetadata
 from sharkstore.plan.amounts import parse_amount, parse_share
 from sharkstore.plan.model import TablePlan
@@ -121,6 +122,18 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Plan and sizes only; no store.")
 @click.option("--plan-out", type=click.Path(), help="Write the plan to a file.")
 @click.option("--overwrite", is_flag=True, help="Replace the store that is there, in one step.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Share the work among N processes, a core each. Without: threads of this one.",
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Have the workers of this Dask scheduler do it (tcp://HOST:8786); they must see the same "
+    "files.",
+)
 @format_option
 @message_options
 def convert(
@@ -141,21 +154,24 @@ def convert(
     """
     _refuse_options_beside_plan(options["plan"])
     check_usage(options, plot)
+    if options["workers"] is not None and options["dask"] is not None:
+        raise click.UsageError("--workers and --dask don't mix: who does the work?")
     check_picture(plot)
     plan_out = _plan_path(plan_out, store, options)
-    with Bars(quiet=quiet, units={"train": "tables"}) as bars:
+    with Bars(quiet=quiet, units={"train": "tables"}) as bars, _told_if_stopped(store, quiet=quiet):
         done = convert_checkpoint(
             checkpoint,
             store,
             default_row=options.pop("default_row"),
             progress=bars,
+            tell=lambda text: note(text, quiet=quiet),
             curve=plot is not None,
             **options,
         )
     if plot is not None:
         draw_curve(done, plot)
     if plan_out is not None:
-        Path(plan_out).write_text(json.dumps(done.plan.document(), indent=2) + "\n")
+        Path(plan_out).write_text(done.plan.text())
     if style == "json":
         show_json(_document(done, store, plan_out))
     else:
@@ -164,6 +180,19 @@ def convert(
             click.echo("\n" + curve_grid(done.curve).text(style))
     for text in _messages(done, store, plan_out, verbose=verbose):
         note(text, quiet=quiet)
+
+
+@contextmanager
+def _told_if_stopped(store: str, *, quiet: bool) -> Iterator[None]:
+    """Say what a conversion that is stopped leaves, and what for."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, WorkerError):
+        left = unfinished(store)
+        if left is not None:
+            text = f"stopped; the same command goes on from here, or remove {left}"
+            note(text, quiet=quiet)
+        raise
 
 
 def _refuse_options_beside_plan(plan: str | None) -> None:

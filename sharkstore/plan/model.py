@@ -124,6 +124,10 @@ class Plan:
     nonfinite: NonFinite = "error"
     budget: Budget | None = None
 
+    def text(self) -> str:
+        """The plan as a file has it."""
+        return json.dumps(self.document(), indent=2) + "\n"
+
     def document(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +14,11 @@ from numpy.typing import NDArray
 from sharkstore.format.layout import ArraySpec
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.tensors import Tensor, TensorSource, as_float32
+from sharkstore.write.books import Books
+from sharkstore.write.files import reported
 from sharkstore.write.rows import TableRows, pieces
-from sharkstore.write.writer import Chunk
+from sharkstore.write.tables import Tables
+from sharkstore.write.writer import Chunk, ChunkWriter
 
 U8 = NDArray[np.uint8]
 
@@ -67,6 +72,8 @@ class Inputs:
         rows: the tables' rows, by table.
         means: mean rows by path of the array that stores them.
         codebooks: of pq tiers, (blocks, entries, sub) by path of the array that stores them.
+        store: folder of the store under way.
+        scratch: folder where chunk files are made, in the same file system.
     """
 
     source: TensorSource
@@ -75,10 +82,57 @@ class Inputs:
     rows: Mapping[str, TableRows]
     means: Mapping[str, NDArray[np.float32]]
     codebooks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    store: str = ""
+    scratch: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        tables: Tables,
+        metadata: StoreMetadata,
+        means: Mapping[str, NDArray[np.float32]],
+        books: Mapping[str, Books],
+        **folders: str,
+    ) -> Inputs:
+        """Of tables with their codebooks, by name and tier.
+
+        Args:
+            folders: `store` and `scratch`.
+        """
+        paths = {
+            array.path: book
+            for table in metadata.tables
+            for tier, book in books.get(table.name, {}).items()
+            if (array := table.tiers[tier].codebook) is not None
+        }
+        return cls(tables.source, metadata, tables.tensors, tables, means, paths, **folders)
 
     def table(self, name: str) -> TableMetadata:
         """Metadata of a table."""
         return next(table for table in self.metadata.tables if table.name == name)
+
+
+def write_chunks(inputs: Inputs, batch: Sequence[ChunkTask]) -> list[int]:
+    """A task: write chunk files, durably; the crc32c of each.
+
+    A chunk file appears whole: another process may do the same.
+
+    Raises:
+        WriteError: the disk is full or refuses.
+    """
+    finals = [os.path.join(inputs.store, task.array.chunk_path(task.index)) for task in batch]
+    made = [os.path.join(inputs.scratch, uuid.uuid4().hex) for _ in batch]
+    crcs = []
+    with ChunkWriter(max(task.array.chunk_bytes for task in batch)) as writer:
+        for task, path, final in zip(batch, made, finals, strict=True):
+            chunk = writer.chunk(path, task.array.chunk_bytes, final)
+            fill_chunk(task, inputs, chunk)
+            crcs.append(chunk.close())
+    for path, final in zip(made, finals, strict=True):
+        with reported(final):
+            os.makedirs(os.path.dirname(final), exist_ok=True)
+            os.replace(path, final)
+    return crcs
 
 
 def fill_chunk(task: ChunkTask, inputs: Inputs, chunk: Chunk) -> None:

@@ -15,13 +15,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.errors import DestinationError, SharkstoreError, WriteError
+from sharkstore.errors import DestinationError, SharkstoreError, WorkerError, WriteError
 from sharkstore.format.layout import ROOT_DOCUMENT
 from sharkstore.format.validate import check
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 ASIDE = ".old"
+# in the folder of work: what its result depends on
+IDENTITY = "identity.json"
+# a run that ends by these was stopped, and its work can go on
+STOPPED = (KeyboardInterrupt, SystemExit, WorkerError)
 
 
 def write_all(descriptor: int, data: NDArray[np.uint8]) -> None:
@@ -58,10 +62,15 @@ def reported(path: str) -> Iterator[None]:
 
 
 class Destination:
-    """A store under way beside its destination: `.<name>.partial`, locked while written.
+    """A store under way beside its destination, in `.<name>.partial`, locked while written.
 
-    As a context manager: takes the lock, clears what a killed run left behind, and removes
-    the partial store unless `commit` made it appear.
+    As a context manager: takes the lock, and removes what is under way when it is left, unless
+    the run was stopped from outside: what it did is taken up by the next one then.
+
+    Attributes:
+        partial: folder of what is under way.
+        store: folder in it that becomes the store.
+        work: folder in it for what is needed until then.
 
     Raises:
         DestinationError: something is at the destination, or another conversion writes it.
@@ -73,6 +82,8 @@ class Destination:
         self.overwrite = overwrite
         parent, name = os.path.split(self.path)
         self.partial = os.path.join(parent, f".{name}.partial")
+        self.store = os.path.join(self.partial, "store")
+        self.work = os.path.join(self.partial, "work")
         self._lock_path = os.path.join(parent, f".{name}.lock")
         self._lock = -1
 
@@ -95,37 +106,60 @@ class Destination:
             self._lock = _lock(self._lock_path, self.path)
         try:
             with reported(self.path):
-                self._clear_leftovers()
-                os.mkdir(self.partial)
+                self._put_back()
+                os.makedirs(self.store, exist_ok=True)
+                os.makedirs(self.work, exist_ok=True)
         except BaseException:
-            self.__exit__()
+            self._leave(stopped=False)
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._leave(stopped=kind is not None and issubclass(kind, STOPPED))
+
+    def _leave(self, *, stopped: bool) -> None:
+        if not stopped:
+            shutil.rmtree(self.partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.unlink(self._lock_path)
         os.close(self._lock)
 
-    def _clear_leftovers(self) -> None:
-        """Mend or remove what a killed run left behind."""
+    def _put_back(self) -> None:
+        """Put a store back that a run was about to replace when it was killed."""
         aside = self.partial + ASIDE
         if os.path.isdir(aside) and not os.path.lexists(self.path):
             os.rename(aside, self.path)  # killed between two renames of `_exchange`
             self.check()
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove what is under way.
+
+        Raises:
+            WriteError: it can't be removed.
+        """
+        with reported(self.partial):
+            self._forget()
+            for folder in (self.work, self.store):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.mkdir(folder)
+
+    def _forget(self) -> None:
+        """Let nobody take up what is under way, of which parts will be missing in a moment."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.work, IDENTITY))
 
     def commit(self) -> None:
-        """Make the partial store appear at the destination, in one step."""
+        """Make the store appear at the destination, in one step."""
         self.check()
         with reported(self.path):
-            _sync_folders(self.partial)
+            self._forget()
+            shutil.rmtree(self.work)
+            _sync_folders(self.store)
             if os.path.lexists(self.path):
-                _exchange(self.partial, self.path)
+                _exchange(self.store, self.path)
             else:
-                os.rename(self.partial, self.path)
+                os.rename(self.store, self.path)
             _sync_folder(os.path.dirname(self.path))
 
 
@@ -182,7 +216,7 @@ def _exchange(partial: str, path: str) -> None:
     names = os.fsencode(partial), os.fsencode(path)
     if swap and swap(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
         return
-    aside = partial + ASIDE
+    aside = os.path.dirname(partial) + ASIDE
     os.rename(path, aside)
     os.rename(partial, path)
     os.rename(aside, partial)

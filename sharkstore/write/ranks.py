@@ -6,6 +6,7 @@ over blocks of priorities, and the row map goes to a file as it is made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def write_ranks(
 
 
 def write_rowmap(path: str, tiers: int, blocks: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a row map to a file, without chunk padding.
+    """Write a row map to a file, durably, without chunk padding.
 
     Args:
         tiers: of the table; at least two.
@@ -63,6 +64,8 @@ def write_rowmap(path: str, tiers: int, blocks: Iterable[NDArray[np.uint8]]) -> 
         for block in blocks:
             file.write(kernels.build_rowmap(block, planes, before.tolist()).data)
             before += np.bincount(block, minlength=tiers)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def passes(tiers: int, dtype: np.dtype[Any]) -> int:

@@ -61,6 +61,7 @@ class TableRows:
         zero_nonfinite: NaN and infinities become zero.
         codebooks: of the pq tiers, by index of the tier.
         factors: of the metric that codes are rounded in, by dims a code; empty: the nearest.
+        threads: for encodings that take long; None: one a core.
     """
 
     source: TensorSource
@@ -69,6 +70,7 @@ class TableRows:
     zero_nonfinite: bool = False
     codebooks: Mapping[int, kernels.Codebook] = field(default_factory=dict)
     factors: Mapping[int, kernels.Factor] = field(default_factory=dict)
+    threads: int | None = None
 
     @property
     def block_rows(self) -> int:
@@ -127,7 +129,7 @@ class TableRows:
             return stored
 
         parts = self._parts(tier, first, last)
-        workers = min(os.cpu_count() or 1, MOST_WORKERS)
+        workers = min(self.threads or os.cpu_count() or 1, MOST_WORKERS)
         with ThreadPoolExecutor(workers) as pool:
             # a few at a time, so that no more of them wait for the disk
             while some := list(islice(parts, 2 * workers)):

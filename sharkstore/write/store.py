@@ -1,36 +1,48 @@
-"""Write a whole store: survey, ranks, chunks, documents; the root document last."""
+"""Write a whole store: ranks, survey, codebooks, chunks, documents; the root document last.
+
+Every stage is a list of tasks, so that threads, processes and clusters do the same work, and a run
+that was killed goes on where it was.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
-from sharkstore.encodings import ROWMAP_BLOCK_BYTES, planes_for
+from sharkstore.errors import ArgumentError
 from sharkstore.format import zarr3
 from sharkstore.format.digest import store_digest
-from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT
+from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT, TRAILER_BYTES
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.format.validate import parse
-from sharkstore.plan.model import Plan
+from sharkstore.plan.model import Plan, parse_plan
 from sharkstore.plan.stats import Stats
 from sharkstore.tensors import Tensor, TensorSource
+from sharkstore.write import chunks, elsewhere, prepare, scan
 from sharkstore.write.allotment import Allotment
-from sharkstore.write.books import rounded_rows
-from sharkstore.write.chunks import Inputs, chunk_tasks, fill_chunk
+from sharkstore.write.books import is_coded, load_books, save_books
+from sharkstore.write.chunks import ChunkTask, chunk_tasks
+from sharkstore.write.crew import Crew
 from sharkstore.write.files import Destination, reported, write_document
-from sharkstore.write.layout import data_bytes, plan_metadata
-from sharkstore.write.ranks import passes, write_ranks, write_rowmap
-from sharkstore.write.rows import TableRows
-from sharkstore.write.survey import Surveys, survey_dense, survey_table
-from sharkstore.write.writer import ChunkWriter
+from sharkstore.write.journal import Journal
+from sharkstore.write.layout import plan_metadata
+from sharkstore.write.prepare import Prepared
+from sharkstore.write.ranks import passes, write_rowmap
+from sharkstore.write.scan import Scan, Scanned, Span
+from sharkstore.write.site import Inputs, Progress, Site, batches
+from sharkstore.write.survey import Surveys, survey_of
+from sharkstore.write.tables import Tables, has_rowmap, rowmap_path
 
-# told of a stage ("rank", "read" or "write"), the bytes just done, and the bytes of the whole stage
-Progress = Callable[[str, int, int], None]
+# bytes that one task reads or writes: few enough for many workers and a steady progress
+BATCH_BYTES = 64 << 20
+DECIDED = "decided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,107 +64,217 @@ def write_store(
     provenance: Mapping[str, Any],
     overwrite: bool,
     progress: Progress,
-    allotment: Allotment | None = None,
     chunk_target: int = CHUNK_TARGET,
 ) -> Written:
-    """Carry a plan out.
+    """Carry a plan out, from the start, in this process.
 
     Args:
-        provenance: what the root says of where the store comes from; the source's digest is
-            added here, and a plan in it becomes the one that was carried out.
+        provenance: see `fill_store`.
         progress: told of bytes read and written.
-        allotment: decides over the rows of tables of order `loss`.
         chunk_target: bytes of a chunk to aim at; smaller in tests that want many chunks.
 
     Raises:
         DestinationError, NonFiniteError, WriteError: nothing is left at the destination.
     """
-    with Destination(destination, overwrite=overwrite) as place:
-        ranks = os.path.join(place.partial, "ranks")
-        os.mkdir(ranks)
-        if allotment is not None:
-            plan = allotment.decide(ranks, progress)
-        rows = _rank(source, tensors, plan, stats, ranks, progress, allotment)
-        surveys = _survey(source, tensors, plan, stats, rows, progress)
-        origin = {**provenance["source"], "digest": surveys.source_digest(tensors)}
-        told = {**provenance, "source": origin}
-        if "plan" in provenance:
-            told["plan"] = plan.document()
-        metadata = plan_metadata(plan, tensors, told, surveys.tables, chunk_target)
-        means = _means(metadata, surveys, stats)
-        rows, books = _rounded(metadata, plan, stats, rows, allotment)
-        inputs = Inputs(source, metadata, tensors, rows, means, books)
-        trailers = _write_chunks(inputs, place.partial, progress)
-        _remove(ranks)
-        written = _write_documents(metadata, trailers, place.partial)
+    with (
+        Destination(destination, overwrite=overwrite) as place,
+        Journal(place, None) as journal,
+        Crew.of_threads() as crew,
+    ):
+        site = Site(journal, crew, progress, lambda *_: None)
+        inputs = Inputs(source, tensors, stats)
+        written = fill_store(inputs, plan, site, provenance, chunk_target=chunk_target)
         place.commit()
-    return Written(written, surveys, plan)
+    return written
 
 
-def _rank(
-    source: TensorSource,
-    tensors: Mapping[str, Tensor],
+def fill_store(
+    inputs: Inputs,
     plan: Plan,
-    stats: Stats,
-    folder: str,
-    progress: Progress,
-    allotment: Allotment | None,
-) -> dict[str, TableRows]:
-    """The tables' rows with their tiers; row maps lie in files of their own for now."""
-    priorities = {
-        table.name: stats.priority(table.name) if table.order == "priority" else None
-        for table in plan.tables
-    }
-    total = sum(
-        values.nbytes * passes(len(table.tiers), values.dtype)
-        for table in plan.tables
-        if table.action == "store"
-        and len(table.tiers) > 1
-        and (values := priorities[table.name]) is not None
-    )
+    site: Site,
+    provenance: Mapping[str, Any],
+    *,
+    allotment: Allotment | None = None,
+    chunk_target: int = CHUNK_TARGET,
+) -> Written:
+    """Carry a plan out, as far as it is not done yet.
 
-    def advance(done: int) -> None:
-        progress("rank", done, total)
+    Args:
+        provenance: what the root says of where the store comes from; the source's digest is
+            added here, and a plan in it becomes the one that was carried out.
+        allotment: decides over the rows of tables of order `loss`; not asked again once it has.
 
-    rows = {}
-    for index, table in enumerate(plan.tables):
-        rowmap = None
-        if table.action == "store" and len(table.tiers) > 1:
-            path = os.path.join(folder, str(index))
-            counts = [tier.rows for tier in table.tiers]
-            with reported(path):
-                if table.order == "loss" and allotment is not None:
-                    write_rowmap(path, len(counts), allotment.tiers(table.name))
-                else:
-                    write_ranks(path, table.rows, counts, priorities[table.name], advance)
-            width = ROWMAP_BLOCK_BYTES[planes_for(len(table.tiers))]
-            rowmap = np.asarray(np.memmap(path, np.uint8, mode="r")).reshape(-1, width)
-        zero = plan.nonfinite == "zero"
-        rows[table.name] = TableRows(source, tensors[table.name], rowmap, zero)
-    return rows
+    Raises:
+        NonFiniteError, WriteError, WorkerError: the store is not whole.
+    """
+    work = _Work(inputs, _decided(plan, site, allotment), site)
+    work.rank()
+    surveys = work.survey()
+    work.train()
+    told = {**provenance, "source": _origin(provenance, surveys, inputs.tensors)}
+    if "plan" in provenance:
+        told["plan"] = work.plan.document()
+    metadata = plan_metadata(work.plan, inputs.tensors, told, surveys.tables, chunk_target)
+    trailers = work.write(metadata, _means(metadata, surveys, inputs.stats))
+    written = _write_documents(metadata, trailers, site.journal.store)
+    return Written(written, surveys, work.plan)
 
 
-def _survey(
-    source: TensorSource,
-    tensors: Mapping[str, Tensor],
-    plan: Plan,
-    stats: Stats,
-    rows: Mapping[str, TableRows],
-    progress: Progress,
-) -> Surveys:
-    names = [table.name for table in plan.tables] + list(plan.dense)
-    total = sum(tensors[name].nbytes for name in names)
+def _origin(
+    provenance: Mapping[str, Any], surveys: Surveys, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    return {**provenance["source"], "digest": surveys.source_digest(tensors)}
 
-    def advance(done: int) -> None:
-        progress("read", done, total)
 
-    found = Surveys()
-    for table in plan.tables:
-        counts = stats.count(table.name)
-        found.tables[table.name] = survey_table(rows[table.name], table, counts, advance)
-    for name in plan.dense:
-        found.dense[name] = survey_dense(source, tensors[name], advance)
-    return found
+def _decided(plan: Plan, site: Site, allotment: Allotment | None) -> Plan:
+    """The plan with all rows decided over; row maps and codebooks that came out lie in files."""
+    journal = site.journal
+    if DECIDED in journal:
+        return parse_plan(journal[DECIDED], DECIDED)
+    if allotment is not None:
+        plan = allotment.decide(journal.scratch, site.progress)
+        for index, table in enumerate(plan.tables):
+            path = rowmap_path(journal.folder, index)
+            if table.order == "loss" and has_rowmap(table):
+                with reported(path):
+                    write_rowmap(path, len(table.tiers), allotment.tiers(table.name))
+            if table.order == "loss" and is_coded(table):
+                books = allotment.codebooks[table.name]
+                save_books(journal.folder, journal.scratch, index, books)
+    text = plan.text()
+    write_document(os.path.join(journal.folder, elsewhere.PLAN), text.encode())
+    journal.add(DECIDED, text)
+    return plan
+
+
+class _Work:
+    """The stages of a store."""
+
+    def __init__(self, inputs: Inputs, plan: Plan, site: Site) -> None:
+        self.inputs, self.plan, self.site = inputs, plan, site
+        source, tensors, stats = inputs.source, inputs.tensors, inputs.stats
+        self.tables = Tables(source, tensors, plan, stats, site.journal.folder)
+        self.names = frozenset(self.tables)
+
+    def rank(self) -> None:
+        """Row maps of the tables that priorities or ids decide over."""
+        plan = self.plan
+        own = [
+            index
+            for index, table in enumerate(plan.tables)
+            if has_rowmap(table) and table.order != "loss"
+        ]
+        submit = self._submit(prepare.rank_table, elsewhere.rank_there, self._prepared())
+        for _ in self.site.carry_out("rank", own, [self._rank_bytes(i) for i in own], submit):
+            pass
+
+    def survey(self) -> Surveys:
+        """Look at all that will be stored.
+
+        Raises:
+            NonFiniteError: by the first table that can't be.
+        """
+        inputs, plan = self.inputs, self.plan
+        names = [table.name for table in plan.tables] + list(plan.dense)
+        whole = [span for name in names for span in self._spans(name)]
+        groups = batches(whole, lambda span: span.nbytes, BATCH_BYTES)
+        scanned = Scanned(inputs.source, inputs.tensors, plan, inputs.stats, self.tables)
+        submit = self._submit(scan.scan_spans, elsewhere.scan_there, scanned)
+        costs = [sum(span.nbytes for span in group) for group in groups]
+        results = self.site.carry_out("read", groups, costs, submit)
+        found = Surveys()
+        documents = (document for group in results for document in group)
+        for table in plan.tables:
+            total = Scan.empty(table)
+            for _ in self._spans(table.name):
+                total.join(Scan.parse(next(documents)))
+            found.tables[table.name] = survey_of(table, total)
+        for name in plan.dense:
+            found.dense[name] = [next(documents)["crcs"][0] for _ in self._spans(name)]
+        return found
+
+    def train(self) -> None:
+        """Codebooks of the tables that no allotment decided over."""
+        tables = enumerate(self.plan.tables)
+        own = [index for index, table in tables if is_coded(table) and table.order != "loss"]
+        submit = self._submit(prepare.train_table, elsewhere.train_there, self._prepared())
+        for _ in self.site.carry_out("train", own, [1] * len(own), submit):
+            pass
+
+    def write(
+        self, metadata: StoreMetadata, means: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, bytes]:
+        """All chunks, durably; their trailers by path."""
+        journal = self.site.journal
+        books = load_books(journal.folder, self.plan)
+        if not self.site.crew.near:
+            self._leave(metadata, means)
+        inputs = chunks.Inputs.of(
+            self.tables.coded(books),
+            metadata,
+            means,
+            books,
+            store=journal.store,
+            scratch=journal.scratch,
+        )
+        groups = batches(chunk_tasks(metadata), lambda task: task.array.file_bytes, BATCH_BYTES)
+        submit = self._submit(chunks.write_chunks, elsewhere.write_there, inputs)
+        costs = [sum(task.array.file_bytes for task in group) for group in groups]
+
+        def holds(number: int, crcs: list[int]) -> bool:
+            pairs = zip(groups[number], crcs, strict=True)
+            return all(_is_there(journal.store, task, crc) for task, crc in pairs)
+
+        results = self.site.carry_out("write", groups, costs, submit, holds)
+        return {
+            task.array.chunk_path(task.index): crc.to_bytes(TRAILER_BYTES, "little")
+            for group, crcs in zip(groups, results, strict=True)
+            for task, crc in zip(group, crcs, strict=True)
+        }
+
+    def _submit(
+        self, near: Callable[..., Any], far: Callable[..., Any], inputs: Any
+    ) -> Callable[[Any], Future[Any]]:
+        """Hands tasks over, with what they read, or with how another process opens it."""
+        crew, own, journal = self.site.crew, self.inputs, self.site.journal
+        if crew.near:
+            return lambda task: crew.executor.submit(near, inputs, task)
+        if own.reopen is None or own.restat is None:
+            raise ArgumentError("other processes need to know how to open the checkpoint")
+        job = elsewhere.Job(journal.scratch, journal.folder, journal.store, own.reopen, own.restat)
+        return lambda task: crew.executor.submit(far, job, task)
+
+    def _prepared(self) -> Prepared:
+        journal = self.site.journal
+        stats = self.inputs.stats
+        return Prepared(self.plan, stats, self.tables, journal.folder, journal.scratch)
+
+    def _rank_bytes(self, index: int) -> int:
+        """Bytes of priorities that are read to rank a table's rows."""
+        table = self.plan.tables[index]
+        values = self.inputs.stats.priority(table.name) if table.order == "priority" else None
+        return 0 if values is None else values.nbytes * passes(len(table.tiers), values.dtype)
+
+    def _spans(self, name: str) -> list[Span]:
+        block_rows = self.tables[name].block_rows if name in self.names else 1
+        return list(scan.spans(self.inputs.tensors[name], block_rows))
+
+    def _leave(self, metadata: StoreMetadata, means: Mapping[str, NDArray[np.float32]]) -> None:
+        """Leave what other processes need to know in files."""
+        folder = self.site.journal.folder
+        write_document(os.path.join(folder, elsewhere.MEANS), save(dict(means)))
+        document = zarr3.dump(metadata.document())
+        write_document(os.path.join(folder, elsewhere.METADATA), document)
+
+
+def _is_there(store: str, task: ChunkTask, crc: int) -> bool:
+    """Whether a chunk file that an earlier run wrote is whole."""
+    try:
+        with open(os.path.join(store, task.array.chunk_path(task.index)), "rb") as file:
+            size = file.seek(-TRAILER_BYTES, os.SEEK_END) + TRAILER_BYTES
+            return size == task.array.file_bytes and file.read() == crc.to_bytes(4, "little")
+    except OSError:
+        return False
 
 
 def _means(
@@ -180,45 +302,6 @@ def _row(values: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(values, "<f4")
 
 
-def _rounded(
-    metadata: StoreMetadata,
-    plan: Plan,
-    stats: Stats,
-    rows: Mapping[str, TableRows],
-    allotment: Allotment | None,
-) -> tuple[dict[str, TableRows], dict[str, NDArray[Any]]]:
-    """The tables' rows with what codes are made by, and codebooks by path of their array."""
-    ready = dict(rows)
-    books: dict[str, NDArray[Any]] = {}
-    stored = {table.name: table for table in metadata.tables}
-    for table in plan.tables:
-        decided = None if allotment is None else allotment.codebooks.get(table.name)
-        ready[table.name], own = rounded_rows(rows[table.name], table, stats, decided)
-        for index, book in own.items():
-            array = stored[table.name].tiers[index].codebook
-            assert array is not None
-            books[array.path] = book
-    return ready, books
-
-
-def _write_chunks(inputs: Inputs, folder: str, progress: Progress) -> dict[str, bytes]:
-    """Write all chunks, durably; their trailers by path."""
-    total = data_bytes(inputs.metadata)
-
-    def advance(done: int) -> None:
-        progress("write", done, total)
-
-    trailers = {}
-    largest = max((array.chunk_bytes for array in inputs.metadata.arrays), default=0)
-    with ChunkWriter(largest) as writer:
-        for task in chunk_tasks(inputs.metadata):
-            path = task.array.chunk_path(task.index)
-            chunk = writer.chunk(os.path.join(folder, path), task.array.chunk_bytes, advance)
-            fill_chunk(task, inputs, chunk)
-            trailers[path] = chunk.close().to_bytes(4, "little")
-    return trailers
-
-
 def _write_documents(
     metadata: StoreMetadata, trailers: Mapping[str, bytes], folder: str
 ) -> StoreMetadata:
@@ -237,9 +320,3 @@ def _write_documents(
     parse(written.document(), folder)  # what is written keeps every rule that a reader checks
     write_document(os.path.join(folder, ROOT_DOCUMENT), raw)
     return written
-
-
-def _remove(folder: str) -> None:
-    for entry in os.scandir(folder):
-        os.unlink(entry.path)
-    os.rmdir(folder)

@@ -11,7 +11,6 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -40,10 +39,12 @@ class _Piece:
     """Bytes of a chunk file: `data` is the filled part of `buffer`.
 
     Args:
+        told: what errors call it.
         trailer: what ends the file after its last piece; None before.
     """
 
     path: str
+    told: str
     buffer: U8
     data: U8
     first: bool
@@ -83,14 +84,14 @@ class ChunkWriter:
         if kind is None:
             self._raise()
 
-    def chunk(self, path: str, chunk_bytes: int, advance: Callable[[int], None]) -> Chunk:
+    def chunk(self, path: str, chunk_bytes: int, told: str = "") -> Chunk:
         """A chunk file to fill; the one before must be closed.
 
         Args:
             chunk_bytes: of its rows, padding included.
-            advance: told the bytes handed over.
+            told: what errors call it, if not by its path.
         """
-        return Chunk(self, path, chunk_bytes, advance)
+        return Chunk(self, path, chunk_bytes, told or path)
 
     def buffer(self) -> U8:
         """A buffer to fill, as soon as one was written."""
@@ -111,7 +112,7 @@ class ChunkWriter:
         while (piece := self._pieces.get()) is not None:
             if self._error is None and not self._stopped:
                 try:
-                    with reported(piece.path):
+                    with reported(piece.told):
                         self._write(piece)
                 except Exception as error:  # noqa: BLE001 - raised in the thread that fills
                     self._error = error
@@ -121,7 +122,6 @@ class ChunkWriter:
 
     def _write(self, piece: _Piece) -> None:
         if piece.first:
-            os.makedirs(os.path.dirname(piece.path), exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._file = os.open(piece.path, flags, 0o666)
         whole = len(piece.data) // DIRECT_BYTES * DIRECT_BYTES
@@ -160,13 +160,10 @@ def write_directly(descriptor: int, data: U8) -> None:
 class Chunk:
     """The bytes of one chunk file, put in from first to last; `ChunkWriter.chunk` makes it."""
 
-    def __init__(
-        self, writer: ChunkWriter, path: str, chunk_bytes: int, advance: Callable[[int], None]
-    ) -> None:
+    def __init__(self, writer: ChunkWriter, path: str, chunk_bytes: int, told: str) -> None:
         self._writer = writer
-        self._path = path
+        self._path, self._told = path, told
         self._left = chunk_bytes
-        self._advance = advance
         self._buffer: U8 | None = None
         self._filled = 0
         self._first = True
@@ -182,7 +179,7 @@ class Chunk:
         """Take in what was filled of the room given: so many bytes."""
         assert self._buffer is not None
         if filled > self._left:
-            raise WriteError("a chunk came out too long", where=self._path)
+            raise WriteError("a chunk came out too long", where=self._told)
         part = self._buffer[self._filled : self._filled + filled]
         self._crc = crc32c(part, self._crc)
         self._filled += filled
@@ -205,7 +202,6 @@ class Chunk:
             part[:] = 0
             self.done(len(part))
         self._hand_over(self._crc.to_bytes(TRAILER_BYTES, "little"))
-        self._advance(TRAILER_BYTES)
         return self._crc
 
     def _free(self, least: int) -> U8:
@@ -226,6 +222,6 @@ class Chunk:
             whole -= len(over)
             self._buffer, self._filled = self._writer.buffer(), len(over)
             self._buffer[: len(over)] = over
-        self._writer.write(_Piece(self._path, buffer, buffer[:whole], self._first, trailer))
-        self._advance(whole)
+        path, told = self._path, self._told
+        self._writer.write(_Piece(path, told, buffer, buffer[:whole], self._first, trailer))
         self._first = False

@@ -74,16 +74,21 @@ def test_a_plan_that_may_have_been_edited_is_kept(shark, checkpoint, tmp_path):
     assert shark("convert", checkpoint, store, "--dry-run", "--overwrite").code == 0
 
 
-def test_a_terminated_job_cleans_up(executable, tmp_path):
+def test_a_terminated_job_goes_on_where_it_was(executable, tmp_path):
     rows = np.zeros((2_000_000, 32), np.float32)
     save_file({"emb": rows}, tmp_path / "m.safetensors")
     command = [executable, "convert", tmp_path / "m.safetensors", tmp_path / "m.shark"]
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / ".m.shark.partial").exists() and job.poll() is None:
-        time.sleep(0.01)
+    journal = tmp_path / ".m.shark.partial" / "work" / "journal"
+    while not (journal.exists() and b"read 1" in journal.read_bytes()):
+        assert job.poll() is None
+        time.sleep(0.002)
     job.send_signal(signal.SIGTERM)
     assert job.wait(30) == 128 + signal.SIGTERM
-    assert os.listdir(tmp_path) == ["m.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == [".m.shark.partial", "m.safetensors"]
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "going on where an earlier run stopped" in again.stderr
+    assert sorted(os.listdir(tmp_path)) == ["m.safetensors", "m.shark"]
 
 
 @pytest.mark.parametrize("provenance", [{"source": "x"}, {"tool": 3, "source": None}, {}])

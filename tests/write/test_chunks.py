@@ -58,7 +58,7 @@ def test_a_chunk_of_a_codebook_is_its_values(tmp_path, encoding):
     (task,) = (one for one in chunk_tasks(metadata) if one.array == tier.codebook)
     with ChunkWriter(tier.codebook.chunk_bytes) as writer:
         path = tmp_path / "chunk"
-        chunk = writer.chunk(str(path), tier.codebook.chunk_bytes, lambda _: None)
+        chunk = writer.chunk(str(path), tier.codebook.chunk_bytes)
         fill_chunk(task, inputs, chunk)
         crc = chunk.close()
     assert path.read_bytes() == book.tobytes() + crc.to_bytes(4, "little")

@@ -13,7 +13,7 @@ from checkpoints import contents, names
 from strategies import SAMPLE
 
 import sharkstore
-from sharkstore.errors import DestinationError, WriteError
+from sharkstore.errors import DestinationError, WorkerError, WriteError
 from sharkstore.format import zarr3
 from sharkstore.format.metadata import BLANK_DIGEST
 from sharkstore.write import files
@@ -23,7 +23,7 @@ HOLDER = """
 import os, sys
 from sharkstore.write.files import Destination
 with Destination(sys.argv[1], overwrite=False) as place:
-    open(os.path.join(place.partial, "chunk"), "w").close()
+    open(os.path.join(place.store, "chunk"), "w").close()
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -32,7 +32,7 @@ with Destination(sys.argv[1], overwrite=False) as place:
 def commit(path, text, *, overwrite=False):
     """Make a folder with one file appear at `path`."""
     with Destination(str(path), overwrite=overwrite) as place:
-        write_document(os.path.join(place.partial, "text"), text)
+        write_document(os.path.join(place.store, "text"), text)
         place.commit()
 
 
@@ -65,20 +65,32 @@ def test_a_committed_store_appears_and_nothing_else_stays(tmp_path):
 
 def test_nothing_is_at_the_destination_before_the_commit(tmp_path):
     with Destination(str(tmp_path / "m.shark"), overwrite=False) as place:
-        write_document(os.path.join(place.partial, "text"), b"new")
+        write_document(os.path.join(place.store, "text"), b"new")
         assert not (tmp_path / "m.shark").exists()
 
 
-@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_exception_leaves_nothing_behind(tmp_path, kind):
-    def fail():
-        with Destination(str(tmp_path / "m.shark"), overwrite=False) as place:
-            write_document(os.path.join(place.partial, "deep", "text"), b"new")
-            raise kind
+def fail(path, kind):
+    with Destination(str(path), overwrite=False) as place:
+        write_document(os.path.join(place.store, "deep", "text"), b"new")
+        raise kind
 
-    with pytest.raises(kind):
-        fail()
+
+def test_an_exception_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError):  # noqa: PT011
+        fail(tmp_path / "m.shark", ValueError)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, WorkerError("lost")])
+def test_what_a_stopped_run_did_is_kept(tmp_path, kind):
+    with pytest.raises(kind if isinstance(kind, type) else type(kind)):
+        fail(tmp_path / "m.shark", kind)
+    assert contents(tmp_path) == {".m.shark.partial/store/deep/text": b"new"}
+    with Destination(str(tmp_path / "m.shark"), overwrite=False) as place:
+        place.clear()
+        place.commit()
+    assert contents(tmp_path) == {}
+    assert names(tmp_path) == ["m.shark"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "store", "link", "dangling-link"])
@@ -167,14 +179,14 @@ def replace(path, version):
     ours = {"format": "1.0", "digest": BLANK_DIGEST, "provenance": {"version": version}}
     with Destination(str(path), overwrite=True) as place:
         document = zarr3.dump(zarr3.root_document({"sharkstore": ours}, {}))
-        write_document(os.path.join(place.partial, "zarr.json"), document)
+        write_document(os.path.join(place.store, "zarr.json"), document)
         place.commit()
 
 
 def test_a_destination_that_another_process_writes_is_refused(tmp_path, holder):
     with pytest.raises(DestinationError, match=r"m\.shark: another conversion is writing"):
         commit(tmp_path / "m.shark", b"new")
-    assert (tmp_path / ".m.shark.partial" / "chunk").exists()
+    assert (tmp_path / ".m.shark.partial" / "store" / "chunk").exists()
 
 
 def test_the_lock_goes_with_its_holder(tmp_path, holder):
@@ -184,12 +196,14 @@ def test_the_lock_goes_with_its_holder(tmp_path, holder):
     assert names(tmp_path) == ["m.shark"]
 
 
-def test_what_a_killed_run_left_is_cleared(tmp_path, holder):
+def test_what_a_killed_run_left_is_there_until_it_is_cleared(tmp_path, holder):
     holder.kill()
     holder.wait()
     assert names(tmp_path) == [".m.shark.lock", ".m.shark.partial"]
     with Destination(str(tmp_path / "m.shark"), overwrite=False) as place:
-        assert os.listdir(place.partial) == []
+        assert os.listdir(place.store) == ["chunk"]
+        place.clear()
+        assert os.listdir(place.store) == []
         place.commit()
     assert names(tmp_path) == ["m.shark"]
 

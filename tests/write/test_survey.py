@@ -1,10 +1,15 @@
 """The pass ahead of writing: what is refused, what is noted, which mean row comes out."""
 
+import json
+
 import numpy as np
 import pytest
 from checkpoints import bfloat16, save
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import random_rows
 
+from sharkstore.checksum import crc32c
 from sharkstore.encodings import parse_encoding, planes_for
 from sharkstore.errors import NonFiniteError
 from sharkstore.kernels import build_rowmap
@@ -12,8 +17,10 @@ from sharkstore.plan.model import TablePlan, TierPlan
 from sharkstore.readers.safetensors import SafetensorsFile
 from sharkstore.tensors import Tensor
 from sharkstore.write import rows as rows_module
+from sharkstore.write import scan
 from sharkstore.write.rows import TableRows
-from sharkstore.write.survey import Survey, Surveys, crc32c, survey_dense, survey_table
+from sharkstore.write.scan import Scan, scan_dense, scan_rows, spans
+from sharkstore.write.survey import Survey, Surveys, survey_of
 
 F32_MAX = np.float32(0.999 * 2.0**127)  # with a scale rounded up, float32 holds this
 
@@ -45,9 +52,18 @@ def survey(tmp_path, monkeypatch):
             }
         )
         counts = None if counts is None else np.asarray(counts)
-        return survey_table(TableRows(source, tensor, rowmap, zero), plan, counts, lambda _: None)
+        return survey_of(plan, scanned(TableRows(source, tensor, rowmap, zero), plan, counts))
 
     return run
+
+
+def scanned(rows, plan, counts):
+    """What all spans of a table come to, each by way of its document."""
+    found = Scan.empty(plan)
+    for span in spans(rows.tensor, rows.block_rows):
+        document = json.loads(json.dumps(scan_rows(rows, plan, counts, span).document()))
+        found.join(Scan.parse(document))
+    return found
 
 
 def weighted(values, counts):
@@ -281,26 +297,43 @@ def test_a_constant_tier_has_the_mean_of_its_own_rows(survey):
 
 def test_the_crc_is_that_of_the_tensors_bytes(survey):
     values = random_rows(300, 4)
-    assert survey(values).crc == crc32c(values)
+    assert survey(values).crcs == [crc32c(values)]
+
+
+def test_a_larger_table_has_a_crc_for_each_span(survey, monkeypatch):
+    monkeypatch.setattr(scan, "LEAST_SPAN", 64 * 16)
+    values = random_rows(300, 4)
+    expected = [crc32c(values[start : start + 64]) for start in range(0, 300, 64)]
+    assert survey(values).crcs == expected
 
 
 def test_the_crc_of_a_dense_tensor_is_that_of_its_bytes(tmp_path):
     values = np.arange(7 * 5 * 3, dtype=np.int16).reshape(7, 5, 3)
     source = SafetensorsFile(str(save(tmp_path / "m.safetensors", {"w": values})))
-    done = []
-    assert survey_dense(source, source.tensors["w"], done.append) == crc32c(values)
-    assert sum(done) == values.nbytes
+    (span,) = spans(source.tensors["w"], 1)
+    assert span.nbytes == values.nbytes
+    assert scan_dense(source, source.tensors["w"], span) == crc32c(values)
+
+
+@given(rows=st.integers(0, 5000), dim=st.integers(0, 9), block=st.sampled_from([1, 64, 640]))
+def test_spans_cover_a_tensor_in_whole_blocks(rows, dim, block):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "LEAST_SPAN", 1000)
+        found = list(spans(Tensor("t", (rows, dim), "float32"), block))
+    assert [row for one in found for row in range(one.start, one.stop)] == list(range(rows))
+    assert all(one.start % block == 0 for one in found)
+    assert sum(one.nbytes for one in found) == rows * dim * 4
 
 
 TENSORS = {"emb": Tensor("emb", (9, 2), "float32"), "w": Tensor("w", (3,), "int8")}
 
 
 def digest(tensors=TENSORS, *, emb=1, w=2):
-    return Surveys({"emb": Survey([0.0], crc=emb)}, {"w": w}).source_digest(tensors)
+    return Surveys({"emb": Survey([0.0], crcs=[emb])}, {"w": [w]}).source_digest(tensors)
 
 
 def test_the_source_digest_is_the_same_whatever_the_order():
-    surveys = Surveys({}, {"w": 2, "emb": 1})
+    surveys = Surveys({}, {"w": [2], "emb": [1]})
     assert surveys.source_digest(dict(reversed(TENSORS.items()))) == digest()
 
 

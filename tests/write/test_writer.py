@@ -21,10 +21,10 @@ def blocks(raw, *cuts):
     return np.split(np.frombuffer(raw, np.uint8), cuts)
 
 
-def write(path, parts, chunk_bytes, done=lambda _: None):
+def write(path, parts, chunk_bytes):
     """One chunk of these parts; its crc32c."""
     with ChunkWriter(chunk_bytes) as writer:
-        chunk = writer.chunk(str(path), chunk_bytes, done)
+        chunk = writer.chunk(str(path), chunk_bytes)
         for part in parts:
             chunk.put(part)
         return chunk.close()
@@ -93,18 +93,6 @@ def test_chunks_of_any_size_are_written_one_after_the_other(tmp_path, monkeypatc
             chunk.close()
     for index, size in enumerate(sizes):
         assert (tmp_path / str(index)).read_bytes()[:-4] == noise(size)
-
-
-def test_progress_is_told_of_every_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "WRITE_BYTES", 48)
-    done = []
-    write(tmp_path / "chunk", blocks(noise(100)), 128, done.append)
-    assert done == [48, 48, 32, 4]
-
-
-def test_folders_of_a_chunk_are_made(tmp_path):
-    write(tmp_path / "a" / "c" / "0", blocks(b"x"), 1)
-    assert (tmp_path / "a" / "c" / "0").exists()
 
 
 def test_a_chunk_that_grows_too_long_is_an_error(tmp_path):

@@ -1,0 +1,100 @@
+"""A store under way: where it lies, what is done of it, who works on it, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sharkstore.plan.stats import Stats
+from sharkstore.tensors import Tensor, TensorSource
+from sharkstore.write.crew import Crew
+from sharkstore.write.journal import Journal
+
+# told of a stage, what was just done, and how much there is: see `convert_checkpoint`
+Progress = Callable[[str, int, int], None]
+Item = TypeVar("Item")
+
+
+class Opened(TensorSource, Protocol):
+    """A checkpoint, as far as tasks need it."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All tensors that can be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is converted: open here, and how another process opens it.
+
+    Args:
+        reopen: opens the checkpoint again; a function that can be pickled.
+        restat: the same for the stats.
+    """
+
+    source: TensorSource
+    tensors: Mapping[str, Tensor]
+    stats: Stats
+    reopen: Callable[[], Opened] | None = None
+    restat: Callable[[], Stats] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where tasks are carried out, and by whom.
+
+    Args:
+        found: told, stage by stage, how many tasks an earlier run had done, of how many.
+    """
+
+    journal: Journal
+    crew: Crew
+    progress: Progress
+    found: Callable[[str, int, int], None]
+
+    def carry_out(
+        self,
+        stage: str,
+        tasks: Sequence[Any],
+        costs: Sequence[int],
+        submit: Callable[[Any], Future[Any]],
+        holds: Callable[[int, Any], bool] = lambda _task, _result: True,
+    ) -> Iterator[Any]:
+        """Carry out what is not done yet; the results of all tasks, in their order.
+
+        Args:
+            stage: name of the stage; with a task's number the name of the task.
+            costs: of the tasks, in the unit of progress.
+            holds: whether what an earlier run did is still there, by number and result.
+        """
+        names = [f"{stage} {number}" for number in range(len(tasks))]
+        kept = {
+            number
+            for number, name in enumerate(names)
+            if name in self.journal and holds(number, self.journal[name])
+        }
+        total = sum(costs)
+        if kept:
+            self.found(stage, len(kept), len(tasks))
+            self.progress(stage, sum(costs[number] for number in kept), total)
+        new = self.crew.results(submit, [t for n, t in enumerate(tasks) if n not in kept])
+        for number, name in enumerate(names):
+            if number not in kept:
+                self.journal.add(name, next(new))
+                self.progress(stage, costs[number], total)
+            yield self.journal[name]
+
+
+def batches(items: Iterable[Item], cost: Callable[[Item], int], most: int) -> list[list[Item]]:
+    """Items in consecutive batches that cost so much at most, or have one item."""
+    found: list[list[Item]] = []
+    left = 0
+    for item in items:
+        if not found or cost(item) > left:
+            found.append([])
+            left = most
+        found[-1].append(item)
+        left -= cost(item)
+    return found
