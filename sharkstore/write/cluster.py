@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from importlib.metadata import version
 from typing import Any
 
-from sharkstore import __version__
 from sharkstore.errors import WorkerError
 
 # a task is done again where its worker was lost; one that lost so many workers is not
@@ -58,21 +58,18 @@ class Cluster(Executor):
 
     def _check(self, address: str) -> None:
         """Refuse workers that would do other work, and those that can't do any."""
-        versions = self._client.run(_version)
+        expected, versions = _version(), self._client.run(_version)
         if not versions:
             remedy = "start some: dask worker ADDRESS"
             raise WorkerError("the cluster has no workers", where=address, remedy=remedy)
-        for worker, version in versions.items():
-            if version != __version__:
-                got, remedy = version or "none", "install the same everywhere"
-                raise WorkerError(
-                    "another sharkstore", where=worker, got=got, expected=__version__, remedy=remedy
-                )
+        for worker, got in versions.items():
+            if got != expected:
+                raise WorkerError("another sharkstore", where=worker, got=got, expected=expected)
 
 
 def _version() -> str:
     """In a worker: the version of sharkstore that it has."""
-    return __version__
+    return version("sharkstore")
 
 
 def _hand_on(done: Future[Any], ours: Future[Any]) -> None:

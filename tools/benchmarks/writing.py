@@ -63,6 +63,7 @@ def _ours(array: F32, place: Path) -> None:
     with ChunkWriter(4 * DIM * CHUNK_ROWS) as writer:
         for index, start in enumerate(range(0, len(array), CHUNK_ROWS)):
             block = raw[start : start + CHUNK_ROWS]
+            (place / f"c/{index}").mkdir(parents=True)
             chunk = writer.chunk(str(place / f"c/{index}/0"), block.nbytes)
             chunk.put(block)
             chunk.close()
