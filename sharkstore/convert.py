@@ -15,6 +15,7 @@ from sharkstore.allocate.allocate import Point
 from sharkstore.allocate.budget import Budgeted, again, within_budget
 from sharkstore.errors import ArgumentError, DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
+from sharkstore.plan.amounts import parse_size
 from sharkstore.plan.build import build_plan, check_plan, weak_fields
 from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, Weigh, parse_plan
 from sharkstore.plan.policy import Method, Policy, Rank, RoundingChoice
@@ -28,6 +29,7 @@ from sharkstore.write.crew import Crew
 from sharkstore.write.files import Destination
 from sharkstore.write.journal import Journal
 from sharkstore.write.layout import data_bytes, plan_metadata
+from sharkstore.write.memory import check_workers, threads_within
 from sharkstore.write.site import Inputs, Progress, Site
 from sharkstore.write.store import DECIDED, fill_store
 from sharkstore.write.survey import Surveys
@@ -99,6 +101,7 @@ def convert_checkpoint(
     dry_run: bool = False,
     curve: bool = False,
     overwrite: bool = False,
+    max_memory: str | None = None,
     workers: int | None = None,
     dask: str | None = None,
     progress: Progress | None = None,
@@ -142,6 +145,8 @@ def convert_checkpoint(
         dry_run: write nothing.
         curve: find out what other budgets would cost, as a dry run with a budget does.
         overwrite: replace the store that is there, in one step.
+        max_memory: what all processes of this machine may take together, beyond mapped files
+            (`1GiB`); refused if it can't be kept. With `dask`, what each of its workers takes.
         workers: processes that share the work, each one core; left out: threads of this
             process. They are spawned: a script that asks for them needs the usual
             `if __name__ == "__main__"`.
@@ -202,7 +207,7 @@ def convert_checkpoint(
     with (
         Destination(os.fsdecode(store), overwrite=overwrite) as place,
         Journal(place, identity) as journal,
-        _crew(workers, dask) as crew,
+        _crew(asked, workers, dask, max_memory) as crew,
     ):
         earlier = _Earlier(tell or _quiet)
         earlier.tell_changed(journal.changed)
@@ -234,14 +239,15 @@ class _Asked:
     progress: Progress
     curve: bool
 
-    def budgeted(self) -> Budgeted:
-        """The plan with what decides over rows, where a budget does."""
+    def budgeted(self, folder: str | None = None) -> Budgeted:
+        """The plan with what decides over rows, where a budget does; with room in a folder."""
         source, policy, plan = self.source, self.policy, self.plan
         most = source, source.tensors, plan, self.stats
         if policy is not None and policy.limited:
-            return within_budget(*most, policy, self.progress, curve=self.curve)
+            curve = self.curve
+            return within_budget(*most, policy, self.progress, curve=curve, folder=folder)
         if policy is None and plan.budget is not None:
-            return again(*most, self.progress)
+            return again(*most, self.progress, folder)
         return Budgeted(plan, None)
 
     def provenance(self, plan: Plan) -> dict[str, Any]:
@@ -296,7 +302,7 @@ def _written(asked: _Asked, inputs: Inputs, site: Site) -> Conversion:
     if DECIDED in journal:
         found = Budgeted(asked.plan, None, tuple(Point(*one) for one in journal["curve"]))
     else:
-        found = asked.budgeted()
+        found = asked.budgeted(journal.scratch)
         journal.add("notes", _notes(found.plan, asked.stats) + _weightless(found))
         journal.add("curve", [astuple(point) for point in found.curve])
     provenance = asked.provenance(found.plan)
@@ -331,10 +337,15 @@ def _stats(path: str | None) -> Stats:
     return Stats() if path is None else open_stats(path)
 
 
-def _crew(workers: int | None, dask: str | None) -> Crew:
-    if dask is not None:
-        return Crew.of_dask(dask)
-    return Crew.of_threads() if workers is None else Crew.of_processes(workers)
+def _crew(asked: _Asked, workers: int | None, dask: str | None, max_memory: str | None) -> Crew:
+    """Who does the work, within some memory."""
+    limit = None if max_memory is None else parse_size(max_memory, "--max-memory")
+    limited = asked.policy is not None and asked.policy.limited
+    if workers is not None:
+        check_workers(limit, workers, asked.plan, decides=limited)
+        return Crew.of_processes(workers)
+    threads = threads_within(limit, asked.plan, decides=limited)
+    return Crew.of_threads(threads) if dask is None else Crew.of_dask(dask)
 
 
 def _refuse_inside(path: Path | None, store: Path) -> None:

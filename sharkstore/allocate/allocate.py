@@ -67,11 +67,13 @@ class Allocator:
         encodings: Mapping[str, Sequence[Encoding]] | Sequence[Encoding],
         floors: Sequence[Floor],
         progress: Progress,
+        folder: str | None = None,
     ) -> Allocator:
         """Sample the tables, train codebooks, measure every encoding.
 
         Args:
             encodings: allowed: of all tables, or by table as they are.
+            folder: for samples, see `draw_two`.
 
         Raises:
             StatsError, PlanError: the stats or the encodings don't suit the tables.
@@ -85,7 +87,10 @@ class Allocator:
         check_floors(floors, [table.name for table in stored])
         weights = weights_of(stats, stored, weigh)
         most = rows_to_draw(stored)
-        samples = {t.name: draw_two(source, tensors[t.name], weights[t.name], most) for t in stored}
+        samples = {
+            table.name: draw_two(source, tensors[table.name], weights[table.name], most, folder)
+            for table in stored
+        }
         unit = unit_of({name: sample for name, (sample, _) in samples.items()}, weights)
         tables = []
         for table in stored:

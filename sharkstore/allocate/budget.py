@@ -45,8 +45,12 @@ def within_budget(
     progress: Progress,
     *,
     curve: bool,
+    folder: str | None = None,
 ) -> Budgeted:
     """Bring a plan within the budget of a policy.
+
+    Args:
+        folder: for files that are needed until all rows are decided over.
 
     Raises:
         PlanError: the budget is too small, or an option doesn't suit the tables.
@@ -72,6 +76,7 @@ def within_budget(
         parse_encodings(policy.encodings or DEFAULT),
         [parse_floor(text) for text in policy.floors],
         progress,
+        folder,
     )
     limit = Limit(nbytes, policy.max_loss)
     started = replace(plan, budget=Budget(nbytes, policy.max_loss, 1.0, weigh))
@@ -86,8 +91,12 @@ def again(
     plan: Plan,
     stats: Stats,
     progress: Progress,
+    folder: str | None = None,
 ) -> Budgeted:
     """Carry out a plan that has a budget: its encodings, its price, codebooks trained as then.
+
+    Args:
+        folder: for files that are needed until all rows are decided over.
 
     Raises:
         PlanError, StatsError: the budget can't be kept, or the stats are others.
@@ -96,7 +105,8 @@ def again(
     assert budget is not None
     encodings = {table.name: [tier.encoding for tier in table.tiers] for table in plan.tables}
     weigh: Weigh = budget.weigh
-    allocator = Allocator.of(source, tensors, plan, stats, weigh, encodings, (), progress)
+    most = source, tensors, plan, stats, weigh, encodings
+    allocator = Allocator.of(*most, (), progress, folder)
     kept = [range(len(table.ruler.encodings)) for table in allocator.tables]
     allocation = allocator.settle(Limit(budget.nbytes, budget.loss), kept, budget.price)
     return Budgeted(allocation.plan, allocation, (), weigh)

@@ -34,7 +34,7 @@ from sharkstore.cli.render import (
 from sharkstore.convert import Conversion, convert_checkpoint, unfinished
 from sharkstore.errors import DestinationError, WorkerError, WriteError
 from sharkstore.format.metadata import TableMetadata
-from sharkstore.plan.amounts import parse_amount, parse_share
+from sharkstore.plan.amounts import parse_amount, parse_share, parse_size
 from sharkstore.plan.model import TablePlan
 from sharkstore.plan.policy import PRUNING, RANKS
 from sharkstore.plan.prune import check_least
@@ -122,6 +122,12 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Plan and sizes only; no store.")
 @click.option("--plan-out", type=click.Path(), help="Write the plan to a file.")
 @click.option("--overwrite", is_flag=True, help="Replace the store that is there, in one step.")
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=checked(parse_size),
+    help="Keep to so much memory beyond mapped files ('1GiB'), all processes together.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),

@@ -57,9 +57,9 @@ class Crew:
     near: bool
 
     @classmethod
-    def of_threads(cls) -> Crew:
+    def of_threads(cls, threads: int = THREADS) -> Crew:
         """Threads of this process."""
-        return cls(ThreadPoolExecutor(THREADS, "tasks"), THREADS, near=True)
+        return cls(ThreadPoolExecutor(threads, "tasks"), threads, near=True)
 
     @classmethod
     def of_processes(cls, workers: int) -> Crew:

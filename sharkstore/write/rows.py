@@ -29,6 +29,11 @@ MOST_WORKERS = 8
 SEARCHED = ("int4", "int2", "pq")
 
 
+def cores() -> int:
+    """How many threads encodings that take long get."""
+    return min(os.cpu_count() or 1, MOST_WORKERS)
+
+
 class Room(Protocol):
     """What stored rows are put into."""
 
@@ -129,7 +134,7 @@ class TableRows:
             return stored
 
         parts = self._parts(tier, first, last)
-        workers = min(self.threads or os.cpu_count() or 1, MOST_WORKERS)
+        workers = self.threads or cores()
         with ThreadPoolExecutor(workers) as pool:
             # a few at a time, so that no more of them wait for the disk
             while some := list(islice(parts, 2 * workers)):

@@ -6,6 +6,7 @@ taken. The same rows come every time.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sharkstore.plan.stats import BLOCK
 from sharkstore.plan.weigh import Weights
 from sharkstore.tensors import Tensor, TensorSource, as_float32
+from sharkstore.write.rows import BLOCK_BYTES
 
 F64 = NDArray[np.float64]
 Own = Callable[[int, int], NDArray[np.bool_]]
@@ -60,24 +62,48 @@ def draw(
 
 
 def draw_two(
-    source: TensorSource, tensor: Tensor, weights: Weights, most: int = MOST
+    source: TensorSource,
+    tensor: Tensor,
+    weights: Weights,
+    most: int = MOST,
+    folder: str | None = None,
 ) -> tuple[Sample, Sample]:
     """The same, and as many rows between these: what is fitted to some is measured on others.
 
     Rows of weights that few have, which are all taken, are in both.
+
+    Args:
+        folder: where the rows may lie in mapped files: samples of many tables are large.
     """
     first, second = _pick(tensor.rows, weights, most, None, 2)
-    sample = _taken(source, tensor, weights, *first)
+    sample = _taken(source, tensor, weights, *first, folder)
     if len(sample.ids) == tensor.rows:
         return sample, sample
-    return sample, _taken(source, tensor, weights, *second)
+    return sample, _taken(source, tensor, weights, *second, folder)
 
 
-def _taken(source: TensorSource, tensor: Tensor, weights: Weights, ids: I64, stands: F64) -> Sample:
-    rows = np.empty((len(ids), tensor.shape[1]), np.float32)
+def _rows(shape: tuple[int, int], folder: str | None) -> NDArray[np.float32]:
+    """Room for rows: in memory, or in a mapped file that has no name and goes with them."""
+    if folder is None or 0 in shape:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.asarray(np.memmap(file, np.float32, "w+", shape=shape))
+
+
+def _taken(
+    source: TensorSource,
+    tensor: Tensor,
+    weights: Weights,
+    ids: I64,
+    stands: F64,
+    folder: str | None = None,
+) -> Sample:
+    rows = _rows((len(ids), tensor.shape[1]), folder)
     values = np.empty(len(ids))
-    for start in range(0, tensor.rows, BLOCK):
-        stop = min(tensor.rows, start + BLOCK)
+    # a checkpoint in shards, or far away, gives rows that take memory
+    step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
+    for start in range(0, tensor.rows, step):
+        stop = min(tensor.rows, start + step)
         first, last = np.searchsorted(ids, [start, stop])
         if first < last:
             places = ids[first:last] - start
