@@ -211,8 +211,7 @@ def convert_checkpoint(
     ):
         earlier = _Earlier(tell or _quiet)
         earlier.tell_changed(journal.changed)
-        site = Site(journal, crew, asked.progress, earlier.found)
-        done = _written(asked, inputs, site)
+        done = _written(asked, Site(inputs, journal, crew, asked.progress, earlier.found))
         place.commit()
     return replace(done, resumed=earlier.chunks)
 
@@ -272,7 +271,7 @@ class _Earlier:
 
     def found(self, stage: str, done: int, total: int) -> None:
         """Take in what an earlier run had done of a stage."""
-        words = {"read": "read and measured", "write": "written"}
+        words = {"read": "read", "write": "written"}
         if stage in words:
             of = "checkpoint" if stage == "read" else "store"
             share = f"{done:,} of {total:,} parts of the {of}"
@@ -296,7 +295,7 @@ def _planned(asked: _Asked) -> Conversion:
     return Conversion(found.plan, metadata, data_bytes(metadata), pruned, notes, curve=found.curve)
 
 
-def _written(asked: _Asked, inputs: Inputs, site: Site) -> Conversion:
+def _written(asked: _Asked, site: Site) -> Conversion:
     """Do what is not done yet of a conversion."""
     journal = site.journal
     if DECIDED in journal:
@@ -306,7 +305,7 @@ def _written(asked: _Asked, inputs: Inputs, site: Site) -> Conversion:
         journal.add("notes", _notes(found.plan, asked.stats) + _weightless(found))
         journal.add("curve", [astuple(point) for point in found.curve])
     provenance = asked.provenance(found.plan)
-    written = fill_store(inputs, found.plan, site, provenance, allotment=found.allocation)
+    written = fill_store(found.plan, site, provenance, allotment=found.allocation)
     notes = (*asked.notes, *journal["notes"], *_found(written.surveys))
     metadata = written.metadata
     pruned = _pruned(written.plan, metadata, asked.stats)

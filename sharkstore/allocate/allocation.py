@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,18 +17,29 @@ from sharkstore.allocate.decide import (
     TIER_BITS,
     WIDE,
     Tally,
-    measure_table,
     prices,
     tiers_from,
+)
+from sharkstore.allocate.measure import (
+    CHOICE_BYTES,
+    Measured,
+    Measuring,
+    block_rows,
+    measure_span,
+    measure_there,
 )
 from sharkstore.allocate.table import TableChoice
 from sharkstore.errors import PlanError
 from sharkstore.plan.model import Plan, TierPlan
 from sharkstore.plan.solve import Solution, Solver
-from sharkstore.tensors import TensorSource
+from sharkstore.tensors import Tensor, TensorSource
+from sharkstore.write.files import reported
+from sharkstore.write.rows import cores
+from sharkstore.write.scan import Span, spans
+from sharkstore.write.site import Site
 
 U8 = NDArray[np.uint8]
-Progress = Callable[[str, int, int], None]
+CHOICES = "choices"
 
 # prices that don't bracket the budget are moved so often, each time over twice the octaves
 TRIES = 9
@@ -94,10 +106,14 @@ class Allocation:
         """Tables of which the stats say that errors cost nothing."""
         return tuple(one.plan.name for one in self.tables if one.weightless)
 
-    def decide(self, folder: str, progress: Progress) -> Plan:
+    def decide(self, site: Site) -> Plan:
         """Decide over all rows: see `sharkstore.write.allotment.Allotment`."""
-        self._folder = folder
-        tallies = self._tally_near(progress)
+        if CHOICES not in site.journal:
+            # a name that nobody else writes to
+            site.journal.add(CHOICES, uuid.uuid4().hex)
+        self._folder = os.path.join(site.journal.folder, site.journal[CHOICES])
+        os.makedirs(self._folder, exist_ok=True)
+        tallies = self._tally_near(site)
         self._cut = self._find_cut(tallies)
         decided = {}
         books = {}
@@ -134,13 +150,13 @@ class Allocation:
     def _path(self, index: int) -> str:
         return os.path.join(self._folder, f"choices.{index}")
 
-    def _tally_near(self, progress: Progress) -> list[Tally]:
+    def _tally_near(self, site: Site) -> list[Tally]:
         """Tallies at prices of which some keep the limit and some don't, if there are such."""
         sampled = any(len(one.sample.ids) < one.plan.rows for one in self.tables)
         octaves, price = WIDE if sampled else NARROW, self.price
-        for _ in range(TRIES):
+        for turn in range(TRIES):
             levels = prices(price, octaves)
-            tallies = self._tally(levels, progress)
+            tallies = self._tally(levels, site, turn)
             used = self._used(tallies)
             most = self._most()
             if self.limit.nbytes is not None:
@@ -159,17 +175,31 @@ class Allocation:
             octaves *= 2
         return tallies
 
-    def _tally(self, levels: Sequence[float], progress: Progress) -> list[Tally]:
-        narrowed = [one.narrowed((levels[0], levels[-1])) for one in self.tables]
-        total = sum(4 * one.plan.rows * one.plan.dim for one in self.tables)
-
-        def advance(done: int) -> None:
-            progress("measure", done, total)
-
-        return [
-            measure_table(self.source, table, levels, self._path(index), advance)
-            for index, table in enumerate(narrowed)
-        ]
+    def _tally(self, levels: Sequence[float], site: Site, turn: int) -> list[Tally]:
+        """Measure all rows; a table of one encoding has nothing to decide, its sample tells."""
+        tasks = []
+        for index, table in enumerate(self.tables):
+            if len(table.row_bytes) > 1:
+                with reported(self._path(index)), open(self._path(index), "ab") as file:
+                    file.truncate(CHOICE_BYTES * table.plan.rows)
+                own = table.narrowed((levels[0], levels[-1])).to_measure()
+                tasks += [Measuring(own, levels, self._path(index), span) for span in _spans(table)]
+        stage = "measure" if turn == 0 else f"measure again {turn}"
+        inputs = Measured(self.source, site.inputs.stats, cores())
+        submit = site.submit(measure_span, measure_there, inputs)
+        costs = [task.span.nbytes for task in tasks]
+        results = site.carry_out(stage, tasks, costs, submit)
+        tallies = []
+        for table in self.tables:
+            row_bytes = table.row_bytes
+            if len(row_bytes) == 1:
+                tallies.append(Tally.fixed(table.plan.rows, row_bytes, table.mean_loss))
+                continue
+            whole = Tally.empty(len(row_bytes))
+            for _ in _spans(table):
+                whole.add(Tally.parse(next(results)))
+            tallies.append(whole)
+        return tallies
 
     def _most(self) -> float:
         """The limit, less what doesn't depend on rows."""
@@ -254,3 +284,10 @@ class Allocation:
             loss += float(tally.loss[level]) * (min(1.0, changed / moved) if moved else 0.0)
         # differences of float32 may leave less than nothing
         return rows, max(loss, 0.0)
+
+
+def _spans(table: TableChoice) -> list[Span]:
+    """The rows of a table in spans, the same whoever measures them."""
+    plan = table.plan
+    tensor = Tensor(plan.name, (plan.rows, plan.dim), "float32")
+    return list(spans(tensor, block_rows(plan.dim)))

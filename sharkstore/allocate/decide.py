@@ -8,19 +8,14 @@ is met, so memory does not grow with the tables and the budget is used to the la
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.allocate.table import TableChoice
-from sharkstore.errors import PlanError
 from sharkstore.plan.costs import choose
-from sharkstore.tensors import TensorSource, as_float32
-from sharkstore.write.files import reported
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
@@ -58,6 +53,16 @@ class Tally:
         levels = LEVELS + 1
         rows = np.zeros((levels, encodings), np.int64)
         return cls(rows, np.zeros(levels), np.zeros(levels))
+
+    def document(self) -> list[list[Any]]:
+        """As JSON has it."""
+        return [self.rows.tolist(), self.nbytes.tolist(), self.loss.tolist()]
+
+    @classmethod
+    def parse(cls, document: Sequence[Any]) -> Tally:
+        """Out of its document."""
+        rows, nbytes, loss = document
+        return cls(np.asarray(rows, np.int64), np.asarray(nbytes, float), np.asarray(loss, float))
 
     @classmethod
     def fixed(cls, rows: int, row_bytes: F64, mean_loss: float) -> Tally:
@@ -132,120 +137,6 @@ def _first_change(
         other = np.where(moved, middle, other)
         same = np.where(moved, same, middle)
     return other
-
-
-def measure_table(
-    source: TensorSource,
-    table: TableChoice,
-    levels: Sequence[float],
-    path: str,
-    advance: Callable[[int], None],
-) -> Tally:
-    """Measure all rows of a table, and write where each changes its encoding.
-
-    A table of one encoding has nothing to decide: its sample tells the loss.
-    """
-    plan, row_bytes = table.plan, table.row_bytes
-    if len(row_bytes) == 1:
-        advance(4 * plan.rows * plan.dim)
-        return Tally.fixed(plan.rows, row_bytes, table.mean_loss)
-    step = max(64, BLOCK_BYTES // (4 * plan.dim) // 64 * 64)
-
-    def work(start: int) -> tuple[Tally, NDArray[np.uint16]]:
-        stop = min(plan.rows, start + step)
-        raw = source.read(plan.name, start, stop)
-        rows = np.require(as_float32(raw, plan.dtype), np.float32, ["C", "A"])
-        losses = losses_near(table, rows, table.weights.block(start, stop), levels[0])
-        return tally_block(losses, row_bytes, levels)
-
-    whole = Tally.empty(len(row_bytes))
-    starts = range(0, plan.rows, step)
-    workers = min(os.cpu_count() or 1, 8)
-    with reported(path), open(path, "wb") as file, ThreadPoolExecutor(workers) as pool:
-        for first in range(0, len(starts), 2 * workers):
-            for tally, packed in pool.map(work, starts[first : first + 2 * workers]):
-                whole.add(tally)
-                file.write(packed.data)
-                advance(len(packed) * plan.dim * 4)
-    return whole
-
-
-def losses_near(
-    table: TableChoice, rows: NDArray[np.float32], weights: F64, price: float
-) -> NDArray[np.float32]:
-    """Losses of rows in each encoding, as far as they can matter: float32 (encodings, n).
-
-    Where they can't, they are infinite: rows that lose less as the constant row than any other
-    encoding would cost are measured no further, and of each weight only the encodings that rows
-    of the sample took at it are measured: at first one, and then those that were taken by rows
-    of such a loss in it.
-
-    Args:
-        weights: float64 (n,).
-        price: of a byte; no lower one will be asked for.
-    """
-    ruler, row_bytes = table.ruler, table.row_bytes
-    wanted = table.wanted(weights)
-    losses = np.full((len(row_bytes), len(rows)), np.inf, np.float32)
-    constant = [k for k, one in enumerate(ruler.encodings) if one.name == "constant"]
-    for index in constant:
-        losses[index] = ruler.measure(rows, weights, [index])[0]
-        least = price * np.delete(row_bytes, index).min()
-        wanted = np.where(losses[index] <= np.float32(least), 0, wanted)
-    if table.probe is not None:
-        at = np.flatnonzero(wanted >> table.probe & 1)
-        _measure_some(table, rows, weights, at, [table.probe], losses)
-        wanted[at] = table.wanted_still(weights[at], losses[table.probe, at])
-    for mask in np.unique(wanted):
-        own = [k for k in range(len(row_bytes)) if mask >> k & 1 and k not in constant]
-        _measure_some(table, rows, weights, np.flatnonzero(wanted == mask), own, losses)
-    _hold_all(table, rows, weights, losses)
-    return losses
-
-
-def _measure_some(
-    table: TableChoice,
-    rows: NDArray[np.float32],
-    weights: F64,
-    at: NDArray[np.intp],
-    own: Sequence[int],
-    losses: NDArray[np.float32],
-) -> None:
-    """Measure rows at some places in some encodings, into (encodings, n)."""
-    if not own or not len(at):
-        return
-    if len(at) == len(rows):
-        losses[own] = table.ruler.measure(rows, weights, own)
-        return
-    measured = table.ruler.measure(np.ascontiguousarray(rows[at]), weights[at], own)
-    for place, index in enumerate(own):
-        losses[index, at] = measured[place]
-
-
-def _hold_all(
-    table: TableChoice, rows: NDArray[np.float32], weights: F64, losses: NDArray[np.float32]
-) -> None:
-    """Measure rows in all encodings that no row of the sample was like.
-
-    Raises:
-        PlanError: none of the table's encodings holds one.
-    """
-    at = np.flatnonzero(np.isinf(losses.min(axis=0)))
-    if not len(at):
-        return
-    some = np.where(np.isfinite(rows[at]), rows[at], np.float32(0))
-    # rows too small for scales of 16 bits come to nothing in any encoding: no reason to stop
-    some[np.abs(some).max(axis=1) < FAINT * max(1.0, table.ruler.largest)] = 0
-    losses[:, at] = table.ruler.measure(some, weights[at])
-    lost = at[np.isinf(losses[:, at].min(axis=0))]
-    if len(lost):
-        largest = float(np.abs(rows[lost[0]]).max())
-        raise PlanError(
-            f"a row with a value of {largest:g} does not fit the encodings that the others took",
-            where=table.plan.name,
-            got=", ".join(map(str, table.ruler.encodings)),
-            remedy="mend it in the checkpoint, or pass --encodings f32,constant",
-        )
 
 
 def tiers_from(path: str, level: int, changed: int, rows: int) -> Iterator[U8]:

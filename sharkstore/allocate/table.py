@@ -15,6 +15,7 @@ from sharkstore.encodings import Encoding
 from sharkstore.errors import PlanError
 from sharkstore.plan.costs import Costs, choose, once_bytes
 from sharkstore.plan.model import TablePlan
+from sharkstore.plan.stats import Stats
 from sharkstore.plan.weigh import Weights
 from sharkstore.quant.codebook import train_codebook
 from sharkstore.quant.metric import mean_diagonal
@@ -78,6 +79,16 @@ class TableChoice:
         largest = float(np.abs(sample.rows).max(initial=0.0))
         ruler = Ruler(tuple(encodings), weights.metric, books, mean_row(sample.rows, uses), largest)
         return cls(plan, weights, sample, fresh, ruler)
+
+    def to_measure(self) -> TableChoice:
+        """What measuring rows takes of it: small enough to be sent to another process."""
+        nothing = Sample.empty(self.plan.dim)
+        weights = self.weights.without_values()
+        return replace(self, weights=weights, sample=nothing, fresh=nothing)
+
+    def of_stats(self, stats: Stats) -> TableChoice:
+        """What was to be measured, with its weights again."""
+        return replace(self, weights=self.weights.with_values(stats))
 
     def losses(self) -> F32:
         """Of the sample's rows: float32 (encodings, n).

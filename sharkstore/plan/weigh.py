@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,22 @@ class Weights:
         values: uses or sensitivity of each row (rows,); None for 1.
         unseen: the weight of rows whose value is 0.
         scale: what makes the sum nats a sample, where it can.
+        key: of the values in the stats; empty if there are none.
     """
 
     metric: NDArray[np.float32] | None = None
     values: NDArray[Any] | None = None
     unseen: float = 1.0
     scale: float = 1.0
+    key: str = ""
+
+    def without_values(self) -> Weights:
+        """What of it is small enough to be sent to another process."""
+        return replace(self, values=None)
+
+    def with_values(self, stats: Stats) -> Weights:
+        """The same weights again, with values out of the stats."""
+        return replace(self, values=stats.arrays[self.key]) if self.key else self
 
     def block(self, start: int, stop: int) -> F64:
         """Weights of some rows, scale included: float64 (n,)."""
@@ -86,13 +96,12 @@ def _weights(stats: Stats, name: str, weigh: Weigh) -> Weights:
         return Weights()
     # half: the second-order term of the loss; by samples: its mean
     scale = 0.5 / max(_samples(stats), 1.0)
+    key = f"tables/{name}/{'sensitivity' if weigh == 'sensitivity' else 'count'}"
+    values = stats.arrays[key]
     if weigh == "sensitivity":
-        return Weights(values=stats.arrays[f"tables/{name}/sensitivity"], unseen=0.0, scale=scale)
-    count = stats.arrays[f"tables/{name}/count"]
-    unseen = unseen_weight(count)
-    if weigh == "count":
-        return Weights(values=count, unseen=unseen, scale=scale)
-    return Weights(stats.metric(name), count, unseen, scale)
+        return Weights(None, values, 0.0, scale, key)
+    metric = stats.metric(name) if weigh == "metric" else None
+    return Weights(metric, values, unseen_weight(values), scale, key)
 
 
 def _samples(stats: Stats) -> float:

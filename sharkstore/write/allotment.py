@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.plan.model import Plan
+from sharkstore.write.site import Site
 
 
 class Allotment(Protocol):
@@ -21,8 +22,8 @@ class Allotment(Protocol):
 
     codebooks: Mapping[str, Mapping[int, NDArray[Any]]]
 
-    def decide(self, folder: str, progress: Callable[[str, int, int], None]) -> Plan:
-        """Decide over all rows, with room for scratch files in a folder.
+    def decide(self, site: Site) -> Plan:
+        """Decide over all rows.
 
         Returns:
             The plan with the tiers and rows that came out.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,29 +17,10 @@ from sharkstore.write.books import load_books
 from sharkstore.write.chunks import ChunkTask, Inputs, write_chunks
 from sharkstore.write.prepare import Prepared, rank_table, train_table
 from sharkstore.write.scan import Scanned, Span, scan_spans
-from sharkstore.write.site import Opened
+from sharkstore.write.site import Job, Opened
 from sharkstore.write.tables import Tables
 
 PLAN, METADATA, MEANS = "plan.json", "store.json", "means.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """How a process opens what the tasks of a run read; small, for it goes with every task.
-
-    Args:
-        scratch: a folder of this run only, by which it is told from others.
-        folder: of the files that earlier stages made.
-        store: folder of the store under way.
-        reopen: opens the checkpoint.
-        restat: opens the stats.
-    """
-
-    scratch: str
-    folder: str = field(compare=False)
-    store: str = field(compare=False)
-    reopen: Callable[[], Opened] = field(compare=False)
-    restat: Callable[[], Stats] = field(compare=False)
 
 
 def rank_there(job: Job, index: int) -> None:
@@ -65,8 +45,14 @@ def write_there(job: Job, batch: Sequence[ChunkTask]) -> list[int]:
 
 # the last run's: processes of a cluster see many
 @lru_cache(maxsize=1)
+def opened(job: Job) -> tuple[Opened, Stats]:
+    """The checkpoint and the stats of a run."""
+    return job.reopen(), job.restat()
+
+
+@lru_cache(maxsize=1)
 def _prepared(job: Job) -> Prepared:
-    source, stats = job.reopen(), job.restat()
+    source, stats = opened(job)
     with open(os.path.join(job.folder, PLAN), encoding="utf-8") as file:
         plan = parse_plan(file.read(), PLAN)
     tables = Tables(source, source.tensors, plan, stats, job.folder, threads=1)

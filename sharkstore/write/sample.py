@@ -45,6 +45,12 @@ class Sample:
     weights: F64
     stands: F64
 
+    @classmethod
+    def empty(cls, dim: int) -> Sample:
+        """No rows."""
+        rows = np.empty((0, dim), np.float32)
+        return cls(np.empty(0, np.int64), rows, np.empty(0), np.empty(0))
+
 
 def draw(
     source: TensorSource,

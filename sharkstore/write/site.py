@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from sharkstore.errors import ArgumentError
 from sharkstore.plan.stats import Stats
 from sharkstore.tensors import Tensor, TensorSource
 from sharkstore.write.crew import Crew
@@ -42,17 +43,54 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """How a process opens what the tasks of a run read; small, for it goes with every task.
+
+    Args:
+        scratch: a folder of this run only, by which it is told from others.
+        folder: of the files that earlier stages made.
+        store: folder of the store under way.
+        reopen: opens the checkpoint.
+        restat: opens the stats.
+    """
+
+    scratch: str
+    folder: str = field(compare=False)
+    store: str = field(compare=False)
+    reopen: Callable[[], Opened] = field(compare=False)
+    restat: Callable[[], Stats] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
-    """Where tasks are carried out, and by whom.
+    """What is converted, where tasks are carried out, and by whom.
 
     Args:
         found: told, stage by stage, how many tasks an earlier run had done, of how many.
     """
 
+    inputs: Inputs
     journal: Journal
     crew: Crew
     progress: Progress
     found: Callable[[str, int, int], None]
+
+    def submit(
+        self, near: Callable[..., Any], far: Callable[..., Any], inputs: Any
+    ) -> Callable[[Any], Future[Any]]:
+        """Hands tasks over, with what they read, or with how another process opens it.
+
+        Args:
+            near: called with `inputs` and a task, in this process.
+            far: called with a `Job` and a task, in another one.
+        """
+        crew, own, journal = self.crew, self.inputs, self.journal
+        if crew.near:
+            return lambda task: crew.executor.submit(near, inputs, task)
+        if own.reopen is None or own.restat is None:
+            raise ArgumentError("other processes need to know how to open the checkpoint")
+        job = Job(journal.scratch, journal.folder, journal.store, own.reopen, own.restat)
+        return lambda task: crew.executor.submit(far, job, task)
 
     def carry_out(
         self,

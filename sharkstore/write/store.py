@@ -7,8 +7,7 @@ that was killed goes on where it was.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from sharkstore.errors import ArgumentError
 from sharkstore.format import zarr3
 from sharkstore.format.digest import store_digest
 from sharkstore.format.layout import CHUNK_TARGET, ROOT_DOCUMENT, TRAILER_BYTES
@@ -81,15 +79,13 @@ def write_store(
         Journal(place, None) as journal,
         Crew.of_threads() as crew,
     ):
-        site = Site(journal, crew, progress, lambda *_: None)
-        inputs = Inputs(source, tensors, stats)
-        written = fill_store(inputs, plan, site, provenance, chunk_target=chunk_target)
+        site = Site(Inputs(source, tensors, stats), journal, crew, progress, lambda *_: None)
+        written = fill_store(plan, site, provenance, chunk_target=chunk_target)
         place.commit()
     return written
 
 
 def fill_store(
-    inputs: Inputs,
     plan: Plan,
     site: Site,
     provenance: Mapping[str, Any],
@@ -107,7 +103,8 @@ def fill_store(
     Raises:
         NonFiniteError, WriteError, WorkerError: the store is not whole.
     """
-    work = _Work(inputs, _decided(plan, site, allotment), site)
+    inputs = site.inputs
+    work = _Work(_decided(plan, site, allotment), site)
     work.rank()
     surveys = work.survey()
     work.train()
@@ -132,7 +129,7 @@ def _decided(plan: Plan, site: Site, allotment: Allotment | None) -> Plan:
     if DECIDED in journal:
         return parse_plan(journal[DECIDED], DECIDED)
     if allotment is not None:
-        plan = allotment.decide(journal.scratch, site.progress)
+        plan = allotment.decide(site)
         for index, table in enumerate(plan.tables):
             path = rowmap_path(journal.folder, index)
             if table.order == "loss" and has_rowmap(table):
@@ -150,8 +147,9 @@ def _decided(plan: Plan, site: Site, allotment: Allotment | None) -> Plan:
 class _Work:
     """The stages of a store."""
 
-    def __init__(self, inputs: Inputs, plan: Plan, site: Site) -> None:
-        self.inputs, self.plan, self.site = inputs, plan, site
+    def __init__(self, plan: Plan, site: Site) -> None:
+        self.inputs, self.plan, self.site = site.inputs, plan, site
+        inputs = site.inputs
         source, tensors, stats = inputs.source, inputs.tensors, inputs.stats
         self.tables = Tables(source, tensors, plan, stats, site.journal.folder)
         self.names = frozenset(self.tables)
@@ -164,7 +162,7 @@ class _Work:
             for index, table in enumerate(plan.tables)
             if has_rowmap(table) and table.order != "loss"
         ]
-        submit = self._submit(prepare.rank_table, elsewhere.rank_there, self._prepared())
+        submit = self.site.submit(prepare.rank_table, elsewhere.rank_there, self._prepared())
         for _ in self.site.carry_out("rank", own, [self._rank_bytes(i) for i in own], submit):
             pass
 
@@ -179,7 +177,7 @@ class _Work:
         whole = [span for name in names for span in self._spans(name)]
         groups = batches(whole, lambda span: span.nbytes, BATCH_BYTES)
         scanned = Scanned(inputs.source, inputs.tensors, plan, inputs.stats, self.tables)
-        submit = self._submit(scan.scan_spans, elsewhere.scan_there, scanned)
+        submit = self.site.submit(scan.scan_spans, elsewhere.scan_there, scanned)
         costs = [sum(span.nbytes for span in group) for group in groups]
         results = self.site.carry_out("read", groups, costs, submit)
         found = Surveys()
@@ -197,7 +195,7 @@ class _Work:
         """Codebooks of the tables that no allotment decided over."""
         tables = enumerate(self.plan.tables)
         own = [index for index, table in tables if is_coded(table) and table.order != "loss"]
-        submit = self._submit(prepare.train_table, elsewhere.train_there, self._prepared())
+        submit = self.site.submit(prepare.train_table, elsewhere.train_there, self._prepared())
         for _ in self.site.carry_out("train", own, [1] * len(own), submit):
             pass
 
@@ -218,7 +216,7 @@ class _Work:
             scratch=journal.scratch,
         )
         groups = batches(chunk_tasks(metadata), lambda task: task.array.file_bytes, BATCH_BYTES)
-        submit = self._submit(chunks.write_chunks, elsewhere.write_there, inputs)
+        submit = self.site.submit(chunks.write_chunks, elsewhere.write_there, inputs)
         costs = [sum(task.array.file_bytes for task in group) for group in groups]
 
         def holds(number: int, crcs: list[int]) -> bool:
@@ -231,18 +229,6 @@ class _Work:
             for group, crcs in zip(groups, results, strict=True)
             for task, crc in zip(group, crcs, strict=True)
         }
-
-    def _submit(
-        self, near: Callable[..., Any], far: Callable[..., Any], inputs: Any
-    ) -> Callable[[Any], Future[Any]]:
-        """Hands tasks over, with what they read, or with how another process opens it."""
-        crew, own, journal = self.site.crew, self.inputs, self.site.journal
-        if crew.near:
-            return lambda task: crew.executor.submit(near, inputs, task)
-        if own.reopen is None or own.restat is None:
-            raise ArgumentError("other processes need to know how to open the checkpoint")
-        job = elsewhere.Job(journal.scratch, journal.folder, journal.store, own.reopen, own.restat)
-        return lambda task: crew.executor.submit(far, job, task)
 
     def _prepared(self) -> Prepared:
         journal = self.site.journal

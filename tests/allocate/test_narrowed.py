@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sharkstore.allocate import table as module
-from sharkstore.allocate.decide import losses_near, prices
+from sharkstore.allocate.decide import prices
+from sharkstore.allocate.measure import losses_near
 from sharkstore.allocate.table import TableChoice
 from sharkstore.encodings import parse_encoding
 from sharkstore.plan.costs import choose
