@@ -18,7 +18,8 @@ from typing import Any
 
 from sharkstore.errors import CheckpointError
 from sharkstore.readers.inert import Global, NotAdmittedError, Record, constants, records
-from sharkstore.readers.pickle_steps import STEPS, Machine
+from sharkstore.readers.pickle_machine import Machine
+from sharkstore.readers.pickle_steps import STEPS
 
 __all__ = ["Global", "NotAdmittedError", "Record", "constants", "records", "unpickle"]
 
