@@ -48,10 +48,18 @@ class Record:
 
     @property
     def fields(self) -> dict[Any, Any]:
-        """Attributes out of a state that is a dict, or a dict and one of slots."""
+        """Attributes out of a state that is a dict, or a dict and one of slots.
+
+        Raises:
+            ValueError: both are there, and large.
+        """
         parts = self.state if isinstance(self.state, tuple) else (self.state,)
-        dicts = [part for part in parts if isinstance(part, dict)]
-        return {key: value for part in dicts for key, value in part.items()}
+        dicts = [part for part in parts[:2] if isinstance(part, dict) and part]
+        if len(dicts) < 2:  # not copied: many records may share one dict
+            return dicts[0] if dicts else {}
+        if len(dicts[0]) + len(dicts[1]) > MOST_PARTS:
+            raise ValueError(f"{len(dicts[0])} attributes beside {len(dicts[1])} slots")
+        return {**dicts[0], **dicts[1]}
 
 
 def records(*names: str) -> dict[str, Callable[..., Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,9 +14,6 @@ from sharkstore.readers.inert import (
     NotAdmittedError,
     check_key,
 )
-
-# what protocol 2 calls modules of Python 3
-RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class Machine:
@@ -62,7 +60,9 @@ class Machine:
             raise ValueError("keys that all have one hash")
 
     def name(self, module: str, name: str) -> Global:
-        full = f"{RENAMED.get(module, module)}.{name}"
+        """A name that is admitted; protocol 2 has those of Python 2."""
+        module, name = NAME_MAPPING.get((module, name), (module, name))
+        full = f"{IMPORT_MAPPING.get(module, module)}.{name}"
         if full not in self.admitted:
             raise NotAdmittedError(full, self.where)
         return Global(full)
