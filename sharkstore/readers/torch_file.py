@@ -1,141 +1,128 @@
-"""`.pt` and `.pth` files: state dicts, loaded with `weights_only=True` and mapped."""
+"""`.pt` and `.pth` files: state dicts, read by byte range; torch is not needed."""
 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
-from sharkstore.readers.files import open_files
-from sharkstore.tensors import FLOATS, INTEGERS, Tensor
-
-if TYPE_CHECKING:
-    import torch
+from sharkstore.readers.files import File, Files, open_files
+from sharkstore.readers.inert import NotAdmittedError
+from sharkstore.readers.torch_archive import TorchArchive
+from sharkstore.readers.torch_names import kind_of
+from sharkstore.readers.torch_shards import Distributed
+from sharkstore.readers.torch_values import Stored, Unstorable
+from sharkstore.tensors import Tensor
 
 NESTED = ("state_dict", "model", "model_state_dict")
 
 
 class TorchFile:
-    """A state dict in a torch file, found at its top or under one of `NESTED`."""
+    """A state dict in a torch file, found at its top or under one of `NESTED`.
 
-    def __init__(self, path: str) -> None:
-        self.name = os.path.basename(path)
+    Args:
+        path: of the file, or its URL.
+        files: of its folder; opened here when left out.
+
+    Attributes:
+        keys: of the state dict, in its order.
+        parts: tensors of which this file has a part only: what one of several ranks saved.
+    """
+
+    def __init__(self, path: str, files: Files | None = None) -> None:
+        folder, self.name = os.path.split(path)
+        self._files = files or open_files(folder)
         self.tensors: dict[str, Tensor] = {}
         self.left: dict[str, str] = {}
-        self._values: dict[str, torch.Tensor] = {}
-        self._take(_state_dict(_load(path), path, self.left))
-        self.stamp = f"{self.name} {open_files(os.path.dirname(path)).stamp(self.name)}"
-
-    def _take(self, state: Mapping[str, Any]) -> None:
-        for key, value in state.items():
-            name = str(key)
-            if name in self.tensors or name in self.left:
-                raise CheckpointError(f"two entries are named {name!r}", where=self.name)
-            why = _why_left(value)
-            if why:
-                self.left[name] = why
-                continue
-            self._values[name] = value.detach()
-            self.tensors[name] = Tensor(name, tuple(value.shape), _dtype(value))
+        self.keys: list[str] = []
+        self.parts: dict[str, Distributed] = {}
+        self._stored: dict[str, Stored] = {}
+        file = _opened(self._files, self.name, path)
+        self._take(_state_dict(_value(file), file.place, self.left), file.place)
+        self.stamp = f"{self.name} {self._files.stamp(self.name)}"
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of a tensor: a view of the mapped file where its layout allows."""
-        import torch
+        return self.read_stored(self._stored[name], start, stop)
 
-        value = self._values[name]
-        block = (value[start:stop] if value.ndim else value).contiguous()
-        if block.dtype == torch.bfloat16:
-            return block.view(torch.int16).numpy().view(np.uint16)
-        array: NDArray[Any] = block.numpy()
-        return array
+    def read_stored(self, stored: Stored, start: int, stop: int) -> NDArray[Any]:
+        """Rows of any tensor in the file, such as a piece of one of `parts`."""
+        return stored.read(self._files.open(self.name), start, stop)
+
+    def _take(self, state: Mapping[Any, Any], place: str) -> None:
+        for key, value in state.items():
+            name = _text(key)
+            if name in self.tensors or name in self.left:
+                raise CheckpointError(f"two entries are named {name!r:.80}", where=place)
+            self.keys.append(name)
+            stored = _whole(value) if isinstance(value, Distributed) else value
+            if isinstance(stored, Stored):
+                self._stored[name] = stored
+                self.tensors[name] = Tensor(name, stored.shape, stored.dtype)
+                continue
+            self.left[name] = _why_left(value)
+            if isinstance(value, Distributed):
+                self.parts[name] = value
 
 
-def _load(path: str) -> Any:
+def _opened(files: Files, name: str, path: str) -> File:
     try:
-        import torch
-    except ImportError as error:
-        remedy = "pip install 'sharkstore[torch]', or save the model as .safetensors"
-        raise CheckpointError("torch is needed to read this", where=path, remedy=remedy) from error
-    _refuse_compressed(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
+        return files.open(name)
+    except CheckpointNotFoundError as error:
         raise CheckpointNotFoundError("no such checkpoint", where=path) from error
-    except pickle.UnpicklingError as error:
+
+
+def _value(file: File) -> Any:
+    try:
+        return TorchArchive(file).value
+    except NotAdmittedError as error:
         raise CheckpointError(
             "a pickle that is not only weights; it was not run",
-            where=path,
+            where=file.place,
+            got=f"{error.name!r:.200}",
             remedy="save `model.state_dict()`, or better a .safetensors file",
         ) from error
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"not a whole torch file: {reason}",
-            where=path,
-            remedy="was it copied to the end? A file of torch before 1.6 must be saved again by a "
-            "newer torch",
-        ) from error
 
 
-def _refuse_compressed(path: str) -> None:
-    """Mapped, a compressed entry would be read as if it were plain."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile):
-        return  # torch says what is wrong
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(
-            "its tensors are compressed",
-            where=path,
-            remedy="torch writes them plain: save it again by torch.save",
-        )
-
-
-def _state_dict(loaded: Any, path: str, left: dict[str, str]) -> Mapping[str, Any]:
+def _state_dict(loaded: Any, place: str, left: dict[str, str]) -> Mapping[Any, Any]:
     """The mapping that holds tensors: the file itself, or what is under a known key."""
-    if not isinstance(loaded, Mapping):
-        kind = type(loaded).__name__
-        raise CheckpointError("no state dict in it", where=path, got=kind, expected="a mapping")
-    for key in NESTED:
-        inner = loaded.get(key)
-        if isinstance(inner, Mapping):
-            left.update({str(k): f"beside {key!r}" for k in loaded if k != key})
-            return _state_dict(inner, path, left)
-    if any(_is_tensor(value) for value in loaded.values()):
-        return loaded
-    keys = ", ".join(str(key) for key in list(loaded)[:8]) or "none"
+    outer: list[int] = []  # a pickle may hold itself
+    while isinstance(loaded, dict) and id(loaded) not in outer:
+        outer.append(id(loaded))
+        key = next((key for key in NESTED if isinstance(loaded.get(key), dict)), None)
+        if key is None:
+            return _with_tensors(loaded, place)
+        left.update({_text(one): f"beside {key!r}" for one in loaded if one != key})
+        loaded = loaded[key]
+    got = "itself" if outer else kind_of(loaded)
+    raise CheckpointError("no state dict in it", where=place, got=got, expected="a mapping")
+
+
+def _with_tensors(state: dict[Any, Any], place: str) -> dict[Any, Any]:
+    if any(isinstance(value, Stored | Unstorable | Distributed) for value in state.values()):
+        return state
+    keys = ", ".join(_text(key) for key in list(state)[:8]) or "none"
     expected = f"tensors, or one of {', '.join(NESTED)}"
-    raise CheckpointError("no state dict in it", where=path, got=f"keys {keys}", expected=expected)
+    raise CheckpointError("no state dict in it", where=place, got=f"keys {keys}", expected=expected)
 
 
-def _is_tensor(value: object) -> bool:
-    import torch
+def _text(key: object) -> str:
+    """A key as text; others than plain ones may be endless to write out."""
+    return str(key) if isinstance(key, str | int | float | None) else f"a {kind_of(key)} as a key"
 
-    return isinstance(value, torch.Tensor)
 
-
-def _dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
+def _whole(value: Distributed) -> Stored | None:
+    """The one piece of a tensor that is all of it."""
+    whole = [one.stored for one in value.pieces if one.stored.shape == value.shape]
+    return whole[0] if whole else None
 
 
 def _why_left(value: Any) -> str:
-    """Why an entry can't be stored; empty if it can."""
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        return f"a {type(value).__name__}, no tensor"
-    if value.layout != torch.strided or value.is_quantized:
-        return "sparse or quantised"
-    if value.is_meta:
-        return "without data"
-    if _dtype(value) not in (*FLOATS, *INTEGERS):
-        return f"dtype {_dtype(value)} has no place in a store"
-    return ""
+    if isinstance(value, Unstorable):
+        return value.why
+    if isinstance(value, Distributed):
+        return f"only {value.told()}; convert the folder with the files of all ranks"
+    return f"a {kind_of(value)}, no tensor"
