@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,20 @@ class Shard:
     read: Callable[[int, int], NDArray[Any]]
 
 
+class Shards(Protocol):
+    """Shards by number: a list, or what makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Shard: ...
+
+
 class Sharded:
     """A tensor out of its shards.
 
     Args:
         tensor: whole.
-        shards: in any order; empty ones are ignored.
+        shards: in any order, kept; empty ones are ignored.
         where: the checkpoint, for messages.
 
     Raises:
@@ -47,16 +56,16 @@ class Sharded:
             the tensor.
     """
 
-    def __init__(self, tensor: Tensor, shards: Sequence[Shard], where: str = "") -> None:
+    def __init__(self, tensor: Tensor, shards: Shards, where: str = "") -> None:
         self.tensor = tensor
         self._low, self._high = _bounds(tensor, shards, where)
         some = np.flatnonzero((self._low < self._high).all(axis=1))
         if tensor.shape:
             some = some[np.argsort(self._low[some, 0], kind="stable")]
         self._low, self._high = self._low[some], self._high[some]
-        self._shards = [shards[one] for one in some.tolist()]
+        self._shards, self._numbers = shards, some
         if fault := _fault(self._low, self._high, tensor.shape):
-            files = [self._shards[one].file for one in fault.shards]
+            files = [self._shard(one).file for one in fault.shards]
             raise CheckpointError(_told(fault, files, tensor), where=where)
         # no shard before the first whose reach is past a row has that row
         self._reach = np.maximum.accumulate(self._high[:, 0]) if tensor.shape else None
@@ -64,19 +73,24 @@ class Sharded:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows, as stored: a view where one shard has them whole, else a new array."""
         if self._reach is None:
-            return self._shards[0].read(start, stop)
+            return self._shard(0).read(start, stop)
         found = self._with_rows(self._reach, start, stop)
-        if len(found) == 1 and self._shards[found[0]].sizes[1:] == self.tensor.shape[1:]:
-            first = int(self._low[found[0], 0])
-            return self._shards[found[0]].read(start - first, stop - first)
+        shards = [self._shard(one) for one in found]
+        if len(shards) == 1 and shards[0].sizes[1:] == self.tensor.shape[1:]:
+            first = shards[0].offsets[0]
+            return shards[0].read(start - first, stop - first)
         out = np.empty((stop - start, *self.tensor.shape[1:]), raw_dtype(self.tensor.dtype))
-        for one in found:
-            low, high = self._low[one].tolist(), self._high[one].tolist()
-            low[0], high[0] = max(low[0], start), min(high[0], stop)
-            first = self._shards[one].offsets[0]
-            box = (slice(low[0] - start, high[0] - start), *map(slice, low[1:], high[1:]))
-            out[box] = self._shards[one].read(low[0] - first, high[0] - first)
+        for shard in shards:
+            first, *others = shard.offsets
+            low, high = max(first, start), min(first + shard.sizes[0], stop)
+            columns = (slice(a, a + size) for a, size in zip(others, shard.sizes[1:], strict=True))
+            out[(slice(low - start, high - start), *columns)] = shard.read(
+                low - first, high - first
+            )
         return out
+
+    def _shard(self, one: int | np.intp) -> Shard:
+        return self._shards[int(self._numbers[one])]
 
     def _with_rows(self, reach: I64, start: int, stop: int) -> list[int]:
         """Shards with some of the rows, in order of their first."""
@@ -88,25 +102,25 @@ class Sharded:
         return some
 
 
-def _bounds(tensor: Tensor, shards: Sequence[Shard], where: str) -> tuple[I64, I64]:
+def _bounds(tensor: Tensor, shards: Shards, where: str) -> tuple[I64, I64]:
     """Where the shards begin and end, int64 (shards, axes), checked to lie in the tensor."""
     axes = len(tensor.shape)
     if any(not 0 <= size < 2**63 for size in tensor.shape):
         raise CheckpointError(f"tensor {tensor.name!r} of shape {tensor.shape}", where=where)
-    for shard in shards:
+    bounds = array("q")
+    for shard in (shards[one] for one in range(len(shards))):
         if len(shard.offsets) != axes or len(shard.sizes) != axes:
             got = f"a shard at {shard.offsets} of {shard.sizes} in {shard.file}"
             raise CheckpointError(
                 f"tensor {tensor.name!r} of shape {tensor.shape} has {got}", where=where
             )
-        if any(
-            low < 0 or size < 0 or low + size > whole
-            for low, size, whole in zip(shard.offsets, shard.sizes, tensor.shape, strict=True)
-        ):
-            raise CheckpointError(_outside(tensor, shard), where=where)
-    low = np.array([one.offsets for one in shards], np.int64).reshape(len(shards), axes)
-    sizes = np.array([one.sizes for one in shards], np.int64).reshape(len(shards), axes)
-    return low, low + sizes
+        ends = [low + size for low, size in zip(shard.offsets, shard.sizes, strict=True)]
+        for low, end, whole in zip(shard.offsets, ends, tensor.shape, strict=True):
+            if not 0 <= low <= end <= whole:
+                raise CheckpointError(_outside(tensor, shard), where=where)
+        bounds.extend((*shard.offsets, *ends))
+    both = np.frombuffer(bounds, np.int64).reshape(len(shards), 2, axes)
+    return both[:, 0], both[:, 1]
 
 
 def _outside(tensor: Tensor, shard: Shard) -> str:
