@@ -153,6 +153,19 @@ def open_files(folder: str) -> Files:
     return LocalFiles(folder)
 
 
+def is_url(place: str) -> bool:
+    """Whether a place is not a path of this machine."""
+    return "://" in place
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """The folder and the name in it, of a path or a URL."""
+    if not is_url(place):
+        return os.path.split(place)
+    folder, _, name = place.rpartition("/")
+    return (f"{folder}/" if folder.endswith(":/") else folder), name
+
+
 def _unreadable(
     error: OSError | ValueError, place: str
 ) -> CheckpointError | CheckpointNotFoundError:

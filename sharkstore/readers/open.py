@@ -8,6 +8,7 @@ from glob import escape, glob
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
 from sharkstore.readers.model import Checkpoint
+from sharkstore.readers.numpy_file import NumpyArchive, NumpyFile
 from sharkstore.readers.safetensors import SafetensorsFile, ShardedSafetensors
 from sharkstore.readers.torch_file import TorchFile
 
@@ -17,6 +18,8 @@ KINDS: dict[str, Callable[[str], Checkpoint]] = {
     ".pt": TorchFile,
     ".pth": TorchFile,
     ".bin": TorchFile,
+    ".npz": NumpyArchive,
+    ".npy": NumpyFile,
 }
 
 

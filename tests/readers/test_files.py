@@ -8,7 +8,7 @@ import pytest
 
 import sharkstore.readers.files as files_module
 from sharkstore.errors import CheckpointNotFoundError
-from sharkstore.readers.files import open_files
+from sharkstore.readers.files import open_files, split_place
 
 
 def mapped_kib(path):
@@ -79,3 +79,18 @@ def test_a_missing_file_is_named(tmp_path):
     for call in (files.open, files.stamp):
         with pytest.raises(CheckpointNotFoundError, match="gone: no such file"):
             call("gone")
+
+
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        ("/data/m.npz", ("/data", "m.npz")),
+        ("m.npz", ("", "m.npz")),
+        ("s3://bucket/folder/m.npz", ("s3://bucket/folder", "m.npz")),
+        ("s3://bucket/m.npz", ("s3://bucket", "m.npz")),
+        ("memory://m.npz", ("memory://", "m.npz")),
+        ("simplecache::s3://bucket/m.npz", ("simplecache::s3://bucket", "m.npz")),
+    ],
+)
+def test_paths_and_urls_are_split_into_folder_and_name(place, parts):
+    assert split_place(place) == parts
