@@ -1,7 +1,8 @@
 """Files of a checkpoint, read by byte range.
 
 Local files are mapped, a few at a time, and what was read is unmapped again: pages of mapped
-files count as a process's memory, though they are the page cache's.
+files count as a process's memory, though they are the page cache's. `remote.py` has those behind
+URLs.
 """
 
 from __future__ import annotations
@@ -149,8 +150,16 @@ class LocalFile:
 
 
 def open_files(folder: str) -> Files:
-    """The files of a folder."""
-    return LocalFiles(folder)
+    """The files of a folder, or of what a URL names.
+
+    Raises:
+        CheckpointError: a library that the URL needs is missing, or refuses it.
+    """
+    if not is_url(folder):
+        return LocalFiles(folder)
+    from sharkstore.readers.remote import RemoteFiles
+
+    return RemoteFiles(folder)
 
 
 def is_url(place: str) -> bool:

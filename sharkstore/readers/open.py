@@ -1,12 +1,13 @@
-"""Find out what kind of checkpoint a path is, and open it."""
+"""Find out what kind of checkpoint a path or URL is, and open it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from glob import escape, glob
+from dataclasses import dataclass
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
+from sharkstore.readers.files import is_url, open_files
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.numpy_file import NumpyArchive, NumpyFile
 from sharkstore.readers.safetensors import SafetensorsFile, ShardedSafetensors
@@ -21,26 +22,74 @@ KINDS: dict[str, Callable[[str], Checkpoint]] = {
     ".npz": NumpyArchive,
     ".npy": NumpyFile,
 }
+IN_FOLDERS = (".safetensors.index.json", ".safetensors")
+LOCAL = ("file://", "local://")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """All that another process needs to open a checkpoint: see `open_checkpoint`."""
+
+    place: str
+
+    def open(self) -> Checkpoint:
+        """The checkpoint, opened anew."""
+        return open_checkpoint(self.place)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint: a file, or a folder with one safetensors file or index in it.
+    """Open a checkpoint: a file, or a folder with one of a known kind in it.
+
+    Args:
+        path: a path, or a URL (`s3://…`) that fsspec knows; one that ends in `/` is a folder.
 
     Raises:
         CheckpointNotFoundError: nothing there.
         CheckpointError: of no known kind, or damaged, or more than weights.
     """
-    place = os.fsdecode(path)
+    place = _place(os.fsdecode(path))
+    kind = _kind(place)
+    if kind is None:
+        return _checked(_in_folder(_bare(place)), place)
+    return _checked(kind(place), place)
+
+
+def _bare(folder: str) -> str:
+    """A folder without the slash at its end; a URL of nothing but a protocol keeps its own."""
+    return folder if folder.endswith("://") else folder.rstrip("/") or "/"
+
+
+def _place(path: str) -> str:
+    for scheme in LOCAL:
+        if path.startswith(scheme):
+            return path.removeprefix(scheme)
+    if path.startswith(("http://", "https://")) and "?" in path:
+        raise CheckpointError(
+            "an address with a query can't be read by name",
+            where=path.partition("?")[0],
+            remedy="download it first, or give the address of the store behind it",
+        )
+    return path
+
+
+def _kind(place: str) -> Callable[[str], Checkpoint] | None:
+    """What reads the file that this is; None for a folder."""
+    if is_url(place):
+        return _by_suffix(place)  # nothing else tells a file from a folder without a request
     if not os.path.exists(place):
         raise CheckpointNotFoundError("no such checkpoint", where=place)
     if os.path.isdir(place):
-        place = _in_folder(place)
-    for suffix, kind in KINDS.items():
-        if place.endswith(suffix):
-            return _checked(kind(place), place)
-    raise CheckpointError(
-        "not a kind of checkpoint that can be read", where=place, expected=", ".join(KINDS)
-    )
+        return None
+    kind = _by_suffix(place)
+    if kind is None:
+        raise CheckpointError(
+            "not a kind of checkpoint that can be read", where=place, expected=", ".join(KINDS)
+        )
+    return kind
+
+
+def _by_suffix(place: str) -> Callable[[str], Checkpoint] | None:
+    return next((kind for suffix, kind in KINDS.items() if place.endswith(suffix)), None)
 
 
 def _checked(checkpoint: Checkpoint, place: str) -> Checkpoint:
@@ -53,12 +102,18 @@ def _checked(checkpoint: Checkpoint, place: str) -> Checkpoint:
     return checkpoint
 
 
-def _in_folder(folder: str) -> str:
-    for pattern in ("*.safetensors.index.json", "*.safetensors"):
-        found = sorted(glob(os.path.join(escape(folder), pattern)))
+def _in_folder(folder: str) -> Checkpoint:
+    files = open_files(folder)
+    names = files.names()
+    for suffix in IN_FOLDERS:
+        found = [name for name in names if name.endswith(suffix) and not name.startswith(".")]
         if len(found) == 1:
-            return found[0]
+            return KINDS[suffix](f"{folder}/{found[0]}")
         if found:
-            names = ", ".join(os.path.basename(one) for one in found[:4])
-            raise CheckpointError(f"several checkpoints ({names}): name one", where=folder)
-    raise CheckpointError("no safetensors file in this folder", where=folder)
+            several = f"several checkpoints ({', '.join(found[:4])}): name one"
+            raise CheckpointError(several, where=files.folder)
+    if is_url(folder) and not names:
+        raise CheckpointNotFoundError(
+            "no such checkpoint", where=files.folder, expected=f"a folder, or {', '.join(KINDS)}"
+        )
+    raise CheckpointError("no safetensors file in this folder", where=files.folder)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
-from sharkstore.readers.files import Files, open_files
+from sharkstore.readers.files import File, Files, is_url, open_files, split_place
 from sharkstore.tensors import Tensor, raw_dtype
 
 DTYPES = {
@@ -28,13 +29,15 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+# the longest header that safetensors takes
+MOST_HEADER = 100_000_000
 
 
 class SafetensorsFile:
-    """One mapped `.safetensors` file.
+    """One `.safetensors` file, mapped if it is of this machine.
 
     Args:
-        path: of the file.
+        path: path or URL of the file.
         files: of its folder; opened here when left out.
 
     Attributes:
@@ -42,13 +45,16 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: str, files: Files | None = None) -> None:
-        folder, self.name = os.path.split(path)
+        folder, self.name = split_place(path)
         self._files = files or open_files(folder)
         self.tensors: dict[str, Tensor] = {}
         self.left: dict[str, str] = {}
         self.metadata: Mapping[str, str]
         self._starts: dict[str, int] = {}
-        header, start = _checked_header(path)
+        if is_url(path):
+            header, start = _remote_header(self._files.open(self.name))
+        else:
+            header, start = _checked_header(path, path)
         self.stamp = f"{self.name} {self._files.stamp(self.name)}"
         self.metadata = header.pop("__metadata__", {})
         for name, entry in header.items():
@@ -60,7 +66,7 @@ class SafetensorsFile:
             self._starts[name] = start + entry["data_offsets"][0]
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows of a tensor: a view of the mapped file."""
+        """Rows of a tensor: a view of the mapped file, if it is of this machine."""
         tensor = self.tensors[name]
         first = self._starts[name] + start * tensor.row_bytes
         last = self._starts[name] + stop * tensor.row_bytes
@@ -68,8 +74,24 @@ class SafetensorsFile:
         return block.reshape((stop - start, *tensor.shape[1:]) if tensor.shape else ())
 
 
-def _checked_header(path: str) -> tuple[dict[str, Any], int]:
-    """The header and where the data starts; safetensors itself checks both against the file."""
+def _remote_header(file: File) -> tuple[dict[str, Any], int]:
+    """The same of a file elsewhere: its header is put into a file of its size, all else a hole."""
+    known = file.read(0, min(8, file.size)).tobytes()
+    stop = min(8 + int.from_bytes(known, "little"), file.size, 8 + MOST_HEADER)
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as likeness:
+        likeness.write(file.read(0, stop).tobytes())
+        likeness.truncate(file.size)
+        likeness.flush()
+        return _checked_header(likeness.name, file.place)
+
+
+def _checked_header(path: str, place: str) -> tuple[dict[str, Any], int]:
+    """The header and where the data starts; safetensors itself checks both against the file.
+
+    Args:
+        path: where the file is.
+        place: what it is called in messages.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -79,11 +101,11 @@ def _checked_header(path: str) -> tuple[dict[str, Any], int]:
             length = int.from_bytes(file.read(8), "little")
             header: dict[str, Any] = json.loads(file.read(length))
     except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such checkpoint", where=path) from error
+        raise CheckpointNotFoundError("no such checkpoint", where=place) from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"not a whole safetensors file: {error}",
-            where=path,
+            where=place,
             remedy="was it copied to the end? Compare its size with the original's",
         ) from error
     return header, 8 + length
@@ -93,11 +115,12 @@ class ShardedSafetensors:
     """Several `.safetensors` files under one `*.safetensors.index.json`."""
 
     def __init__(self, path: str) -> None:
-        folder, self.name = os.path.split(path)
+        folder, self.name = split_place(path)
         files = open_files(folder)
         self.tensors: dict[str, Tensor] = {}
         self._shards: dict[str, SafetensorsFile] = {}
-        self._shard_of = _weight_map(path)
+        index = files.open(self.name)
+        self._shard_of = _weight_map(index)
         for shard in sorted(set(self._shard_of.values())):
             self._shards[shard] = SafetensorsFile(os.path.join(folder, shard), files)
         stamps = [one.stamp for one in self._shards.values()]
@@ -108,26 +131,25 @@ class ShardedSafetensors:
                 self.tensors[name] = self._shards[shard].tensors[name]
             elif name not in self.left:
                 raise CheckpointError(
-                    f"{shard} has no tensor {name!r}, which the index puts there", where=path
+                    f"{shard} has no tensor {name!r}, which the index puts there", where=index.place
                 )
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows of a tensor: a view of its mapped shard."""
+        """Rows of a tensor: a view of its shard, if that is mapped."""
         return self._shards[self._shard_of[name]].read(name, start, stop)
 
 
-def _weight_map(path: str) -> dict[str, str]:
+def _weight_map(index: File) -> dict[str, str]:
     """Tensor → shard, out of the index; shards lie beside it."""
+    place = index.place
+    raw = index.read(0, index.size).tobytes()
     try:
-        with open(path, "rb") as file:
-            entries = json.load(file)["weight_map"].items()
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError("no such checkpoint", where=path) from error
+        entries = json.loads(raw)["weight_map"].items()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError("not an index with a weight_map", where=path) from error
+        raise CheckpointError("not an index with a weight_map", where=place) from error
     for name, shard in entries:
         if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard:
             raise CheckpointError(
-                f"tensor {name!r} is in {shard!r:.80}", where=path, expected="a file beside it"
+                f"tensor {name!r} is in {shard!r:.80}", where=place, expected="a file beside it"
             )
     return dict(entries)

@@ -1,14 +1,16 @@
 """What a path is taken for."""
 
 import json
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import save
 from strategies import random_rows
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
-from sharkstore.readers.open import open_checkpoint
+from sharkstore.readers.open import Opening, open_checkpoint
 
 
 def save_index(folder, *shards):
@@ -27,6 +29,39 @@ def test_torch_files_are_known_by_their_ending(tmp_path, suffix):
 def test_a_safetensors_file_is_known_by_its_ending(tmp_path):
     path = save(tmp_path / "model.safetensors", {"w": random_rows(2, 2)})
     assert open_checkpoint(str(path)).name == "model.safetensors"
+
+
+def test_numpy_files_and_archives_are_known_by_their_ending(tmp_path):
+    np.save(tmp_path / "emb.npy", random_rows(2, 2))
+    np.savez(tmp_path / "model.npz", w=random_rows(2, 2))
+    assert list(open_checkpoint(tmp_path / "emb.npy").tensors) == ["emb"]
+    assert list(open_checkpoint(tmp_path / "model.npz").tensors) == ["w"]
+
+
+@pytest.mark.parametrize("scheme", ["file://", "local://"])
+def test_a_url_of_a_local_file_is_its_path(tmp_path, scheme):
+    path = save(tmp_path / "model.safetensors", {"w": random_rows(2, 2)})
+    for place in (path, tmp_path):
+        assert open_checkpoint(f"{scheme}{place}").stamp == open_checkpoint(path).stamp
+
+
+def test_an_address_with_a_query_is_refused_without_telling_it():
+    with pytest.raises(CheckpointError, match="download it first") as caught:
+        open_checkpoint("https://host/model.safetensors?signature=secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_opening_opens_the_same_checkpoint_in_another_process(tmp_path):
+    path = save(tmp_path / "model.safetensors", {"w": random_rows(2, 2)})
+    opening = pickle.loads(pickle.dumps(Opening(str(path))))
+    assert opening == Opening(str(path))
+    assert opening.open().stamp == open_checkpoint(path).stamp
+
+
+def test_hidden_files_are_not_taken_for_checkpoints(tmp_path):
+    save(tmp_path / "model.safetensors", {"w": random_rows(2, 2)})
+    (tmp_path / "._model.safetensors").write_bytes(b"left there by another system")
+    assert open_checkpoint(tmp_path).name == "model.safetensors"
 
 
 def test_an_index_is_known_by_its_ending(tmp_path):
