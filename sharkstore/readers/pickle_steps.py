@@ -189,8 +189,10 @@ def _set_items(machine: Machine, at: int) -> int:
 
 
 def _global(machine: Machine, at: int) -> int:
-    middle = machine.data.index(b"\n", at)
-    end = machine.data.index(b"\n", middle + 1)
+    middle = machine.data.find(b"\n", at)
+    end = machine.data.find(b"\n", middle + 1)
+    if min(middle, end) < 0:
+        raise ValueError("a name without an end")
     module, name = (
         str(machine.data[at:middle], "utf-8"),
         str(machine.data[middle + 1 : end], "utf-8"),

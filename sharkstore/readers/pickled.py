@@ -49,14 +49,15 @@ def unpickle(
     try:
         while (opcode := data[at]) != STOP:
             at = STEPS[opcode](machine, at + 1)
-        (value,) = machine.stack
+        if len(machine.stack) != 1 or machine.marks:
+            raise ValueError(f"it ends with {len(machine.stack)} values")
     except CheckpointError:
         raise
     except (LookupError, struct.error) as error:
         raise _damaged("cut off, or takes what is not there", at, where) from error
     except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise _damaged(str(error), at, where) from error
-    return value
+    return machine.stack[0]
 
 
 def _damaged(why: str, at: int, where: str) -> CheckpointError:

@@ -126,10 +126,10 @@ def distributed(name: str, args: tuple[Any, ...], state: Any) -> Distributed | U
 
 
 def _check(offsets: Shape, local: object, whole: Shape, dtype: str) -> None:
-    if not isinstance(local, Stored) or len(offsets) != len(whole) != len(local.shape):
-        raise TypeError("not of tensors with as many axes as the whole")
-    if len(local.shape) != len(whole) or local.dtype != dtype:
-        raise ValueError(f"a part of shape {local.shape} and dtype {local.dtype}")
+    if not isinstance(local, Stored):
+        raise TypeError("a part that is no tensor")
+    if not len(offsets) == len(local.shape) == len(whole) or local.dtype != dtype:
+        raise ValueError(f"a part of shape {local.shape} and {local.dtype} in one of {dtype}")
     ends = [first + size for first, size in zip(offsets, local.shape, strict=True)]
     if any(end > size for end, size in zip(ends, whole, strict=True)):
         raise ValueError(f"a part at {offsets} of shape {local.shape} in one of shape {whole}")
@@ -164,9 +164,9 @@ def _dtensor_pieces(fields: dict[Any, Any], whole: Shape) -> list[tuple[Shape, A
     if not isinstance(placements, tuple):
         raise TypeError("a DTensor without placements")
     at, lengths = sizes(coordinates), _mesh_shape(mesh)
-    if not len(at) == len(lengths) == len(placements) or spec.get(
-        "use_strided_shard_as_shard_order"
-    ):
+    if lengths is None or not len(at) == len(lengths) == len(placements):
+        return "a DTensor of a mesh that is not understood"
+    if spec.get("use_strided_shard_as_shard_order"):
         return "a DTensor of a mesh that is not understood"
     offsets, shape = [0] * len(whole), list(whole)
     for placement, index, count in zip(placements, at, lengths, strict=True):
@@ -202,16 +202,17 @@ def _in_order(order: Any) -> bool:
     return all(list(cut) == sorted(cut) for cut in cuts)
 
 
-def _mesh_shape(mesh: dict[Any, Any]) -> Shape:
+def _mesh_shape(mesh: dict[Any, Any]) -> Shape | None:
     """Torch 2.13 has it in a layout of axes, since 2.9 in one layout, before a tensor of ranks."""
-    if isinstance(mesh.get("mesh"), Stored):
-        return Shape(mesh["mesh"].shape)
-    layout = _fields(mesh.get("_layout"))
-    axes = layout.get("axes")
+    ranks, layout = mesh.get("mesh"), mesh.get("_layout")
+    if isinstance(ranks, Stored):
+        return ranks.shape
+    if not isinstance(layout, Record):
+        return None
+    axes, shape = layout.fields.get("axes"), layout.fields.get("shape")
     if isinstance(axes, tuple) and len(axes) <= MOST_AXES:
         lengths = [sizes(_fields(axis).get("shape")) for axis in axes]
         return tuple(math.prod(length) for length in lengths)
-    shape = layout.get("shape")
     return sizes(shape if isinstance(shape, tuple) else (shape,))
 
 

@@ -230,6 +230,7 @@ def test_an_opcode_that_no_checkpoint_has_is_refused_by_name(data, name):
         pytest.param(b".", id="nothing-to-give"),
         pytest.param(b"K\x01K\x02.", id="two-values"),
         pytest.param(b"(.", id="open-mark"),
+        pytest.param(b"(K\x01.", id="value-in-an-open-mark"),
         pytest.param(b"(]0.", id="stack-below-a-mark"),
         pytest.param(b"t.", id="tuple-without-mark"),
         pytest.param(b"K\x01\x86.", id="pair-of-one"),

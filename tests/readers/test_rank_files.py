@@ -1,5 +1,6 @@
 """Folders of per-rank files: every layout joined, and what does not fit told by file and rows."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import random_rows
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
@@ -160,6 +163,20 @@ def test_a_hostile_file_is_refused_and_not_run(saved, tmp_path):
     torch.save({"w": W, "evil": Runs()}, copied(saved, tmp_path) / "model_rank_2.pt")
     refused(tmp_path, r"model_rank_2\.pt: a pickle that is not only weights; it was not run")
     assert not marker.exists()
+
+
+@given(st.data())
+def test_states_with_bytes_changed_fail_by_the_one_error(saved, data):
+    raw = bytearray((saved / "model_rank_1.pt").read_bytes())
+    first, last = raw.index(b"\x80\x02}"), raw.index(b".format_version")
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(first, last))] = data.draw(st.integers(0, 255))
+    path = saved / "changed.pt"
+    path.write_bytes(raw)
+    with contextlib.suppress(CheckpointError):
+        file = TorchFile(str(path))
+        for name, tensor in file.tensors.items():
+            file.read(name, 0, min(tensor.rows, 100))
 
 
 # --- plain tensors -----------------------------------------------------------------------------
