@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
+from sharkstore.readers.distributed import METADATA, DistributedCheckpoint
 from sharkstore.readers.files import is_url, open_files
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.numpy_file import NumpyArchive, NumpyFile
+from sharkstore.readers.rank_files import RankFiles
 from sharkstore.readers.safetensors import SafetensorsFile, ShardedSafetensors
 from sharkstore.readers.torch_file import TorchFile
 
@@ -31,17 +34,23 @@ class Opening:
     """All that another process needs to open a checkpoint: see `open_checkpoint`."""
 
     place: str
+    rank_files: str | None = None
+    sharded: tuple[str, ...] = ()
 
     def open(self) -> Checkpoint:
         """The checkpoint, opened anew."""
-        return open_checkpoint(self.place)
+        return open_checkpoint(self.place, self.rank_files, self.sharded)
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike[str], rank_files: str | None = None, sharded: Sequence[str] = ()
+) -> Checkpoint:
     """Open a checkpoint: a file, or a folder with one of a known kind in it.
 
     Args:
         path: a path, or a URL (`s3://…`) that fsspec knows; one that ends in `/` is a folder.
+        rank_files: how the files of ranks in a folder are named: `*_rank_{rank}.pt`.
+        sharded: globs over keys of rank files that hold a part of a table's rows each.
 
     Raises:
         CheckpointNotFoundError: nothing there.
@@ -50,7 +59,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     place = _place(os.fsdecode(path))
     kind = _kind(place)
     if kind is None:
-        return _checked(_in_folder(_bare(place)), place)
+        return _checked(_in_folder(_bare(place), rank_files, sharded), place)
+    if rank_files is not None:
+        raise CheckpointError("files of ranks are looked for in a folder", where=place)
     return _checked(kind(place), place)
 
 
@@ -102,9 +113,13 @@ def _checked(checkpoint: Checkpoint, place: str) -> Checkpoint:
     return checkpoint
 
 
-def _in_folder(folder: str) -> Checkpoint:
+def _in_folder(folder: str, rank_files: str | None, sharded: Sequence[str]) -> Checkpoint:
+    if rank_files is not None:
+        return RankFiles(folder, rank_files, sharded)
     files = open_files(folder)
     names = files.names()
+    if METADATA in names:
+        return DistributedCheckpoint(folder)
     for suffix in IN_FOLDERS:
         found = [name for name in names if name.endswith(suffix) and not name.startswith(".")]
         if len(found) == 1:
@@ -112,8 +127,17 @@ def _in_folder(folder: str) -> Checkpoint:
         if found:
             several = f"several checkpoints ({', '.join(found[:4])}): name one"
             raise CheckpointError(several, where=files.folder)
+    ranked = [name for name in names if fnmatchcase(name, "*_rank_*.pt")]
+    if ranked:
+        raise CheckpointError(
+            f"files of several ranks ({', '.join(ranked[:4])})",
+            where=files.folder,
+            remedy="say how they are named: --rank-files '*_rank_{rank}.pt'",
+        )
     if is_url(folder) and not names:
         raise CheckpointNotFoundError(
             "no such checkpoint", where=files.folder, expected=f"a folder, or {', '.join(KINDS)}"
         )
-    raise CheckpointError("no safetensors file in this folder", where=files.folder)
+    raise CheckpointError(
+        "no safetensors file in this folder, and no .metadata", where=files.folder
+    )

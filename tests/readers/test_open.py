@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -56,6 +57,36 @@ def test_an_opening_opens_the_same_checkpoint_in_another_process(tmp_path):
     opening = pickle.loads(pickle.dumps(Opening(str(path))))
     assert opening == Opening(str(path))
     assert opening.open().stamp == open_checkpoint(path).stamp
+
+
+def test_a_folder_with_metadata_is_a_distributed_checkpoint(tmp_path, distributed):
+    folder = shutil.copytree(distributed / "dtensors", tmp_path / "step-100")
+    assert "rows.weight" in open_checkpoint(folder).tensors
+    save(folder / "model.safetensors", {"w": random_rows(2, 2)})
+    assert open_checkpoint(f"{folder}/").name == "step-100"
+
+
+def test_files_of_ranks_are_joined_by_their_naming(tmp_path):
+    for rank in range(2):
+        torch.save({"w": torch.full((2, 3), float(rank))}, tmp_path / f"model_rank_{rank}.pt")
+    opening = Opening(str(tmp_path), "*_rank_{rank}.pt", ("w",))
+    read = pickle.loads(pickle.dumps(opening)).open().read("w", 1, 3)
+    np.testing.assert_array_equal(read, [[0] * 3, [1] * 3])
+
+
+def test_files_of_ranks_ask_for_their_naming(tmp_path):
+    for rank in range(2):
+        torch.save({"w": torch.zeros(2, 2)}, tmp_path / f"model_rank_{rank}.pt")
+    with pytest.raises(
+        CheckpointError, match=r"several ranks.*--rank-files '\*_rank_\{rank\}\.pt'"
+    ):
+        open_checkpoint(tmp_path)
+
+
+def test_a_naming_of_ranks_is_for_folders(tmp_path):
+    path = save(tmp_path / "model.safetensors", {"w": random_rows(2, 2)})
+    with pytest.raises(CheckpointError, match="looked for in a folder"):
+        open_checkpoint(path, rank_files="*_rank_{rank}.pt")
 
 
 def test_hidden_files_are_not_taken_for_checkpoints(tmp_path):
