@@ -21,9 +21,9 @@ from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, Weigh, pa
 from sharkstore.plan.policy import Method, Policy, Rank, RoundingChoice
 from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
-from sharkstore.readers.files import open_files
+from sharkstore.readers.files import is_url, open_files
 from sharkstore.readers.model import Checkpoint
-from sharkstore.readers.open import open_checkpoint
+from sharkstore.readers.open import Opening
 from sharkstore.stats.file import open_stats
 from sharkstore.write.crew import Crew
 from sharkstore.write.files import Destination
@@ -86,6 +86,8 @@ def convert_checkpoint(
     method: Method = "loss",
     weigh: Weigh | None = None,
     rounding: RoundingChoice = "auto",
+    rank_files: str | None = None,
+    sharded: Sequence[str] = (),
     stats: Path | None = None,
     tables: Sequence[str] = (),
     keep: int | None = None,
@@ -110,7 +112,9 @@ def convert_checkpoint(
     """Convert a checkpoint to a store.
 
     Args:
-        checkpoint: `.safetensors`, `*.safetensors.index.json`, `.pt` or `.pth`.
+        checkpoint: `.safetensors`, `*.safetensors.index.json`, `.pt`, `.pth`, `.bin`, `.npz` or
+            `.npy`; a folder of torch.distributed.checkpoint, of safetensors or of ranks' files; or
+            a URL of one of these.
         store: the directory to make.
         tiers: `int8`, or shares (`f32=1%,f16=9%,int8=rest`), or least priorities
             (`f32@1000,f16@50,int8`); `int8` if neither this nor a budget is given.
@@ -125,6 +129,8 @@ def convert_checkpoint(
             best that the stats have when left out.
         rounding: codes are the `nearest` or round in the table's `metric`; `auto`: the latter
             for codes of few bits where the stats have it.
+        rank_files: how the files of ranks in a folder are named: `*_rank_{rank}.pt`.
+        sharded: globs over keys of rank files that hold a part of a table's rows each.
         stats: row priorities and field scores; without it all rows count alike.
         tables: globs over the checkpoint's keys; they replace the rule which are tables.
         keep: keep this many fields, the best by score, and prune the rest: a table whose
@@ -168,7 +174,8 @@ def convert_checkpoint(
         raise ArgumentError("workers of this machine, or those of a Dask cluster: not both")
     for name in (checkpoint, stats, plan):
         _refuse_inside(name, store)
-    source = open_checkpoint(checkpoint)
+    opening = Opening(_anywhere(checkpoint), rank_files, tuple(sharded))
+    source = opening.open()
     measured = Stats() if stats is None else open_stats(stats)
     if plan is None:
         policy = Policy(
@@ -201,9 +208,8 @@ def convert_checkpoint(
     if dry_run:
         return _planned(asked)
     identity = _identity(asked, stats)
-    opening = partial(open_checkpoint, os.path.abspath(os.fsdecode(checkpoint)))
     restat = partial(_stats, None if stats is None else os.path.abspath(os.fsdecode(stats)))
-    inputs = Inputs(source, source.tensors, measured, opening, restat)
+    inputs = Inputs(source, source.tensors, measured, opening.open, restat)
     with (
         Destination(os.fsdecode(store), overwrite=overwrite) as place,
         Journal(place, identity) as journal,
@@ -327,6 +333,12 @@ def _identity(asked: _Asked, stats: Path | None) -> dict[str, Any]:
     return {**digests, "a version": f"sharkstore {__version__}, {WORK}"}
 
 
+def _anywhere(path: Path) -> str:
+    """A path that other processes can open too; URLs are such."""
+    place = os.fsdecode(path)
+    return place if is_url(place) else os.path.abspath(place)
+
+
 def _stamp(path: Path) -> str:
     folder, name = os.path.split(os.fsdecode(path))
     return f"{name} {open_files(folder).stamp(name)}"
@@ -349,7 +361,7 @@ def _crew(asked: _Asked, workers: int | None, dask: str | None, max_memory: str 
 
 def _refuse_inside(path: Path | None, store: Path) -> None:
     """An input below the destination would be replaced with it."""
-    if path is None:
+    if path is None or is_url(os.fsdecode(path)):
         return
     inner, outer = os.path.realpath(os.fsdecode(path)), os.path.realpath(os.fsdecode(store))
     if os.path.commonpath([inner, outer]) == outer:

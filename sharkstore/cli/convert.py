@@ -56,6 +56,9 @@ Examples:
       --tiers f32@1000,f16@50,int8 --keep 30
   sharkstore convert model.pt model.shark --stats stats.safetensors --prune-bytes 30%
   sharkstore convert model.pt model.shark --stats stats.safetensors --budget 5%
+  sharkstore convert checkpoints/step-9000 model.shark --workers 8 --max-memory 4GiB
+  sharkstore convert s3://bucket/model.safetensors model.shark
+  sharkstore convert ranks/ model.shark --rank-files 'model_rank_{rank}.pt' --sharded '*.weight'
   sharkstore convert model.pt model.shark --dry-run --plan-out plan.json
   sharkstore convert model.pt model.shark --plan plan.json
 """
@@ -73,6 +76,17 @@ Examples:
     "(scale and bias), .f32 (both in float32) or .affine.f32. int8 if there is no budget.",
 )
 @budget_options
+@click.option(
+    "--rank-files",
+    metavar="PATTERN",
+    help="CHECKPOINT is a folder of files of ranks, named like this: '*_rank_{rank}.pt'.",
+)
+@click.option(
+    "--sharded",
+    multiple=True,
+    metavar="GLOB",
+    help="Keys of --rank-files that hold some rows of a table each, in the order of ranks.",
+)
 @click.option("--stats", type=click.Path(), help="Row priorities and field scores (safetensors).")
 @click.option("--tables", multiple=True, metavar="GLOB", help="Which tensors are tables.")
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the N best fields.")
@@ -155,8 +169,11 @@ def convert(
 ) -> None:
     """Convert CHECKPOINT to STORE.
 
-    CHECKPOINT is a .safetensors file, a sharded *.safetensors.index.json, or a state dict in
-    a .pt or .pth file. STORE is the directory to make; it appears whole or not at all.
+    CHECKPOINT is a .safetensors file, a sharded *.safetensors.index.json, a state dict in a .pt
+    or .pth file, a folder of torch.distributed.checkpoint, a folder of ranks' files (see
+    --rank-files), an .npz or .npy file, or a URL of one of these (s3://…). STORE is the directory
+    to make; it appears whole or not at all. A run that is stopped or killed goes on where it was
+    when the same command is given again.
     """
     _refuse_options_beside_plan(options["plan"])
     check_usage(options, plot)

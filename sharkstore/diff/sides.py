@@ -14,6 +14,7 @@ from sharkstore.encodings import ROWS_PER_BLOCK
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
 from sharkstore.format.layout import ROOT_DOCUMENT
 from sharkstore.load.store import Store, open_store
+from sharkstore.readers.files import is_url
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import open_checkpoint
 from sharkstore.tensors import Tensor, as_float32
@@ -121,6 +122,8 @@ def open_side(path: str | os.PathLike[str]) -> Side:
         CheckpointError, FormatError, VersionError, CorruptStoreError: neither, or damaged.
     """
     place = os.fsdecode(path)
+    if is_url(place):
+        return CheckpointSide(place, open_checkpoint(place))
     if not os.path.exists(place):
         raise CheckpointNotFoundError("no such checkpoint or store", where=place)
     if os.path.exists(os.path.join(place, ROOT_DOCUMENT)):
