@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
-from hashlib import sha256
-from typing import Any
 
-from sharkstore import __version__
 from sharkstore.allocate.allocate import Point
-from sharkstore.allocate.budget import Budgeted, again, within_budget
+from sharkstore.allocate.budget import Budgeted
+from sharkstore.conversion import notes
+from sharkstore.conversion.asked import Asked
+from sharkstore.conversion.earlier import Earlier, identity
 from sharkstore.errors import ArgumentError, DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.amounts import parse_size
-from sharkstore.plan.build import build_plan, check_plan, weak_fields
-from sharkstore.plan.model import Default, NonFinite, Plan, TablePlan, Weigh, parse_plan
+from sharkstore.plan.build import build_plan, check_plan
+from sharkstore.plan.model import Default, NonFinite, Plan, Weigh, parse_plan
 from sharkstore.plan.policy import Method, Policy, Rank, RoundingChoice
 from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
-from sharkstore.readers.files import is_url, open_files
+from sharkstore.readers.files import is_url
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import Opening
 from sharkstore.stats.file import open_stats
@@ -32,12 +31,9 @@ from sharkstore.write.layout import data_bytes, plan_metadata
 from sharkstore.write.memory import check_workers, threads_within
 from sharkstore.write.site import Inputs, Progress, Site
 from sharkstore.write.store import DECIDED, fill_store
-from sharkstore.write.survey import Surveys
 
 Path = str | os.PathLike[str]
 
-# of the files of a conversion under way
-WORK = "work 1"
 # losses of a measurement that are not log losses
 OTHER_LOSSES = {"squared", "per_sample"}
 
@@ -199,23 +195,24 @@ def convert_checkpoint(
             rounding=rounding,
         )
         planned = build_plan(source.tensors, source.left, measured, policy)
-        notes = _stay(planned, policy)
+        told = notes.staying(planned, policy)
     else:
         policy = None
         planned = _replayed(plan, source, measured)
-        notes = _unsaid(planned, source)
-    asked = _Asked(source, planned, measured, policy, notes, progress or _silent, curve or dry_run)
+        told = notes.unsaid(planned, source)
+    asked = Asked(source, planned, measured, policy, told, progress or _silent, curve or dry_run)
     if dry_run:
         return _planned(asked)
-    identity = _identity(asked, stats)
-    restat = partial(_stats, None if stats is None else os.path.abspath(os.fsdecode(stats)))
-    inputs = Inputs(source, source.tensors, measured, opening.open, restat)
+    measures = None if stats is None else os.path.abspath(os.fsdecode(stats))
+    inputs = Inputs(source, source.tensors, measured, opening.open, partial(_stats, measures))
+    crew = _crew(asked, workers, dask, max_memory)
     with (
+        crew,  # let go whatever happens; and, below, before what it works on is
         Destination(os.fsdecode(store), overwrite=overwrite) as place,
-        Journal(place, identity) as journal,
-        _crew(asked, workers, dask, max_memory) as crew,
+        Journal(place, identity(asked, measures)) as journal,
+        crew,
     ):
-        earlier = _Earlier(tell or _quiet)
+        earlier = Earlier(tell or _quiet)
         earlier.tell_changed(journal.changed)
         done = _written(asked, Site(inputs, journal, crew, asked.progress, earlier.found))
         place.commit()
@@ -228,109 +225,31 @@ def unfinished(store: Path) -> str | None:
     return partial if os.path.isdir(partial) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What was asked for: a plan, and what is still to be decided of it.
-
-    Args:
-        policy: None where a plan was given.
-    """
-
-    source: Checkpoint
-    plan: Plan
-    stats: Stats
-    policy: Policy | None
-    notes: tuple[str, ...]
-    progress: Progress
-    curve: bool
-
-    def budgeted(self, folder: str | None = None) -> Budgeted:
-        """The plan with what decides over rows, where a budget does; with room in a folder."""
-        source, policy, plan = self.source, self.policy, self.plan
-        most = source, source.tensors, plan, self.stats
-        if policy is not None and policy.limited:
-            curve = self.curve
-            return within_budget(*most, policy, self.progress, curve=curve, folder=folder)
-        if policy is None and plan.budget is not None:
-            return again(*most, self.progress, folder)
-        return Budgeted(plan, None)
-
-    def provenance(self, plan: Plan) -> dict[str, Any]:
-        """What a store says of where it comes from."""
-        return {
-            "tool": f"sharkstore {__version__}",
-            "source": {"name": self.source.name},
-            "plan": plan.document(),
-        }
-
-
-@dataclass(slots=True)
-class _Earlier:
-    """What is found of an earlier run, and told.
-
-    Args:
-        chunks: batches of chunks that it had written, and how many there are.
-    """
-
-    tell: Callable[[str], None]
-    chunks: tuple[int, int] | None = None
-
-    def found(self, stage: str, done: int, total: int) -> None:
-        """Take in what an earlier run had done of a stage."""
-        words = {"read": "read", "write": "written"}
-        if stage in words:
-            of = "checkpoint" if stage == "read" else "store"
-            share = f"{done:,} of {total:,} parts of the {of}"
-            self.tell(f"going on where an earlier run stopped: {share} are {words[stage]} already")
-        if stage == "write":
-            self.chunks = (done, total)
-
-    def tell_changed(self, changed: Sequence[str]) -> None:
-        """Say why the work of an earlier run is of no use."""
-        if changed:
-            others = " and ".join(changed)
-            self.tell(f"an earlier run stopped here, for {others} of before: starting anew")
-
-
-def _planned(asked: _Asked) -> Conversion:
+def _planned(asked: Asked) -> Conversion:
     """What a conversion would do."""
     found = asked.budgeted()
-    notes = asked.notes + _notes(found.plan, asked.stats) + _weightless(found)
+    told = asked.notes + notes.of_plan(found.plan, asked.stats) + notes.weightless(found)
     metadata = plan_metadata(found.plan, asked.source.tensors, asked.provenance(found.plan), {})
     pruned = _pruned(found.plan, metadata, asked.stats)
-    return Conversion(found.plan, metadata, data_bytes(metadata), pruned, notes, curve=found.curve)
+    return Conversion(found.plan, metadata, data_bytes(metadata), pruned, told, curve=found.curve)
 
 
-def _written(asked: _Asked, site: Site) -> Conversion:
+def _written(asked: Asked, site: Site) -> Conversion:
     """Do what is not done yet of a conversion."""
     journal = site.journal
     if DECIDED in journal:
         found = Budgeted(asked.plan, None, tuple(Point(*one) for one in journal["curve"]))
     else:
         found = asked.budgeted(journal.scratch)
-        journal.add("notes", _notes(found.plan, asked.stats) + _weightless(found))
+        journal.add("notes", notes.of_plan(found.plan, asked.stats) + notes.weightless(found))
         journal.add("curve", [astuple(point) for point in found.curve])
     provenance = asked.provenance(found.plan)
     written = fill_store(found.plan, site, provenance, allotment=found.allocation)
-    notes = (*asked.notes, *journal["notes"], *_found(written.surveys))
+    told = (*asked.notes, *journal["notes"], *notes.of_surveys(written.surveys))
     metadata = written.metadata
     pruned = _pruned(written.plan, metadata, asked.stats)
     size = data_bytes(metadata)
-    return Conversion(written.plan, metadata, size, pruned, notes, written=True, curve=found.curve)
-
-
-def _identity(asked: _Asked, stats: Path | None) -> dict[str, Any]:
-    """What the bytes of a store depend on, in words that a person is told if it changes."""
-    source = asked.source
-    shapes = [[one.name, one.dtype, one.shape] for one in source.tensors.values()]
-    policy = None if asked.policy is None else asdict(asked.policy)
-    told = {
-        "a checkpoint": [source.stamp, shapes],
-        "stats": None if stats is None else _stamp(stats),
-        "a plan": [asked.plan.document(), policy, asked.curve],
-    }
-    digests = {name: sha256(json.dumps(one).encode()).hexdigest() for name, one in told.items()}
-    return {**digests, "a version": f"sharkstore {__version__}, {WORK}"}
+    return Conversion(written.plan, metadata, size, pruned, told, written=True, curve=found.curve)
 
 
 def _anywhere(path: Path) -> str:
@@ -339,16 +258,11 @@ def _anywhere(path: Path) -> str:
     return place if is_url(place) else os.path.abspath(place)
 
 
-def _stamp(path: Path) -> str:
-    folder, name = os.path.split(os.fsdecode(path))
-    return f"{name} {open_files(folder).stamp(name)}"
-
-
 def _stats(path: str | None) -> Stats:
     return Stats() if path is None else open_stats(path)
 
 
-def _crew(asked: _Asked, workers: int | None, dask: str | None, max_memory: str | None) -> Crew:
+def _crew(asked: Asked, workers: int | None, dask: str | None, max_memory: str | None) -> Crew:
     """Who does the work, within some memory."""
     limit = None if max_memory is None else parse_size(max_memory, "--max-memory")
     limited = asked.policy is not None and asked.policy.limited
@@ -385,77 +299,6 @@ def _pruned(plan: Plan, metadata: StoreMetadata, stats: Stats) -> Pruned:
     other = OTHER_LOSSES & set(stats.metadata.get("loss", "").split("+"))
     unit = "nats" if stats.fields and not other else ""
     return Pruned(pruned_tables(plan, stored), unit)
-
-
-def _stay(plan: Plan, policy: Policy) -> tuple[str, ...]:
-    """What stays though the user asked for less: a table goes only with all its fields."""
-    notes = []
-    stored = {table.name for table in plan.tables if table.action == "store"}
-    spared = [f for f in weak_fields(plan.fields, policy) if plan.fields[f].table in stored]
-    if spared:
-        shared = "weak fields that share a table with one that is kept stay"
-        notes.append(f"{shared}: {_names(spared)}")
-    if policy.pruning and len(stored) == len(plan.tables):
-        notes.append(f"nothing is pruned: {policy.pruning[0]} leaves all tables")
-    return tuple(notes)
-
-
-def _notes(plan: Plan, stats: Stats) -> tuple[str, ...]:
-    notes = []
-    by_id = [
-        table.name
-        for table in plan.tables
-        if table.action == "store" and table.order == "id" and len(table.tiers) > 1
-    ]
-    if by_id:
-        which = "all tables" if len(by_id) == len(plan.tables) else _names(by_id)
-        notes.append(f"{which}: no priorities, so all rows are equal and tiers go by row id")
-    unweighted = [
-        t.name
-        for t in plan.tables
-        if _wants_mean(t) and stats.count(t.name) is None and stats.mean(t.name) is None
-    ]
-    if unweighted:
-        notes.append(f"no counts, so a plain mean row: {_names(unweighted)}")
-    if stats.unknown:
-        notes.append(f"stats of kinds that are not known, not used: {', '.join(stats.unknown[:4])}")
-    return tuple(notes)
-
-
-def _weightless(found: Budgeted) -> tuple[str, ...]:
-    names = found.allocation.weightless if found.allocation else ()
-    if not names:
-        return ()
-    return (f"by the stats errors cost nothing, so rows take the fewest bytes: {_names(names)}",)
-
-
-def _wants_mean(table: TablePlan) -> bool:
-    """Whether a mean row of the table is stored."""
-    constant = any(tier.encoding.name == "constant" for tier in table.stored_tiers)
-    return table.action != "drop" and (constant or table.default == "mean")
-
-
-def _unsaid(plan: Plan, source: Checkpoint) -> tuple[str, ...]:
-    """Tensors that an edited plan no longer names."""
-    said = {table.name for table in plan.tables} | set(plan.dense) | set(plan.left)
-    unsaid = [name for name in source.tensors if name not in said]
-    return (f"left out by the plan: {', '.join(unsaid)}",) if unsaid else ()
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
-
-
-def _found(surveys: Surveys) -> tuple[str, ...]:
-    notes = []
-    for name, survey in surveys.tables.items():
-        if survey.zeroed:
-            notes.append(f"{name}: {survey.zeroed:,} NaN or infinite values became 0")
-        if survey.faint:
-            lost = f"{survey.faint:,} rows, at least, are too small for their encoding"
-            notes.append(f"{name}: {lost} and lose precision")
-    return tuple(notes)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
