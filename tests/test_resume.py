@@ -122,7 +122,7 @@ def stopped(inputs, store, **options):
     """A conversion that was killed when it had written a few parts."""
     journal = store.with_name(f".{store.name}.partial") / "work" / "journal"
     with subprocess.Popen(command(inputs, store, **options), stdout=subprocess.DEVNULL) as run:
-        while not (journal.exists() and b'"write 1"' in journal.read_bytes()):
+        while not (journal.exists() and b" write 1\t" in journal.read_bytes()):
             assert run.poll() is None
             time.sleep(0.001)
         run.kill()
@@ -131,7 +131,7 @@ def stopped(inputs, store, **options):
 
 def test_a_rerun_says_what_it_found_and_does_only_the_rest(inputs, tmp_path):
     journal = stopped(inputs, tmp_path / "m.shark", **TIERS)
-    written = journal.read_bytes().count(b'"write ')
+    written = journal.read_bytes().count(b" write ")
     out = convert(inputs, tmp_path / "m.shark", **TIERS).splitlines()
     done, total = json.loads(out[-1])
     assert 1 <= written - 1 <= done <= written < total

@@ -32,8 +32,21 @@ class Machine:
         self.persistent = persistent
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: list[Any] = []
+        self.far: dict[int, Any] = {}
         self.hashes: dict[int, tuple[object, dict[int, int]]] = {}
+
+    def remember(self, index: int, value: object) -> None:
+        """Put a value into the memo: a list, which takes the least, as long as there is no gap."""
+        if index == len(self.memo):
+            self.memo.append(value)
+        elif index < len(self.memo):
+            self.memo[index] = value
+        else:
+            self.far[index] = value
+
+    def remembered(self, index: int) -> Any:
+        return self.memo[index] if index < len(self.memo) else self.far[index]
 
     def marked(self) -> list[Any]:
         """What was put on the stack since the last mark, taken off it."""

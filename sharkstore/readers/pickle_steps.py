@@ -56,7 +56,7 @@ def _get(index: struct.Struct) -> Step:
     unpack, size = index.unpack_from, index.size
 
     def step(machine: Machine, at: int) -> int:
-        machine.stack.append(machine.memo[unpack(machine.data, at)[0]])
+        machine.stack.append(machine.remembered(unpack(machine.data, at)[0]))
         return at + size
 
     return step
@@ -66,14 +66,14 @@ def _put(index: struct.Struct) -> Step:
     unpack, size = index.unpack_from, index.size
 
     def step(machine: Machine, at: int) -> int:
-        machine.memo[unpack(machine.data, at)[0]] = machine.stack[-1]
+        machine.remember(unpack(machine.data, at)[0], machine.stack[-1])
         return at + size
 
     return step
 
 
 def _memoize(machine: Machine, at: int) -> int:
-    machine.memo[len(machine.memo)] = machine.stack[-1]
+    machine.remember(len(machine.memo) + len(machine.far), machine.stack[-1])
     return at
 
 

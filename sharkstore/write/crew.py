@@ -23,6 +23,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -82,27 +83,23 @@ class Crew:
     ) -> None:
         self.executor.shutdown(wait=True, cancel_futures=True)
 
-    def results(self, submit: Submit, tasks: Sequence[Any]) -> Iterator[Any]:
-        """Carry tasks out; their results in the order of the tasks.
+    def results(self, submit: Submit, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Carry tasks out; the place and the result of each, as they come.
 
         Raises:
             WorkerError: workers were lost, again and again.
         """
         running: dict[Future[Any], int] = {}
-        finished: dict[int, Any] = {}
-        handed = 0
+        left = enumerate(tasks)
         try:
-            for index in range(len(tasks)):
-                while index not in finished:
-                    # results that wait for an earlier one count: they take memory
-                    while handed < min(len(tasks), index + 2 * self.width) and (
-                        len(running) < self.width
-                    ):
-                        running[submit(tasks[handed])] = handed
-                        handed += 1
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        finished[running.pop(future)] = future.result()
-                yield finished.pop(index)
+            for place, task in islice(left, self.width):
+                running[submit(task)] = place
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    place = running.pop(future)
+                    for next_place, task in islice(left, 1):
+                        running[submit(task)] = next_place
+                    yield place, future.result()
         finally:
             for future in running:
                 future.cancel()

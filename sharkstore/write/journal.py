@@ -1,6 +1,6 @@
 """What is done of a conversion, so that the next run can take it up.
 
-One line for each finished task: a checksum, then its name and result in JSON. A line that was cut
+One line for each finished task: a checksum, its name, a tab, its result in JSON. A line that was cut
 off by a crash, and what would follow it, counts as never written.
 """
 
@@ -73,27 +73,28 @@ class Journal:
         return name in self._done
 
     def __getitem__(self, name: str) -> Any:
-        return self._done[name]
+        return json.loads(self._done[name])
 
     def add(self, name: str, result: Any) -> None:
         """Take in what a task came to, as JSON has it. What it wrote must be durable already."""
-        text = json.dumps([name, result], separators=(",", ":")).encode()
-        line = b"%08x %s\n" % (_crc(text), text)
+        text = json.dumps(result, separators=(",", ":")).encode()
+        entry = b"%s\t%s" % (name.encode(), text)
+        line = b"%08x %s\n" % (_crc(entry), entry)
         with reported(self.folder):
             write_all(self._file, np.frombuffer(line, np.uint8))
-        self._done[name] = result
+        self._done[name] = text
 
-    def _read(self) -> dict[str, Any]:
-        with open(self._file, "rb", closefd=False) as file:
-            lines = file.read().splitlines(keepends=True)
+    def _read(self) -> dict[str, bytes]:
+        """Results by name, as the file has them: of large checkpoints there are many."""
         done, good = {}, 0
-        for line in lines:
-            text = line[9:-1]
-            if not line.endswith(b"\n") or line[:8] != b"%08x" % _crc(text):
-                break
-            name, result = json.loads(text)
-            done[name] = result
-            good += len(line)
+        with open(self._file, "rb", closefd=False) as file:
+            for line in file:
+                entry = line[9:-1]
+                if not line.endswith(b"\n") or line[:8] != b"%08x" % _crc(entry):
+                    break
+                name, _, text = entry.partition(b"\t")
+                done[name.decode()] = text
+                good += len(line)
         os.ftruncate(self._file, good)
         return done
 

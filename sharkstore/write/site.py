@@ -117,11 +117,15 @@ class Site:
         if kept:
             self.found(stage, len(kept), len(tasks))
             self.progress(stage, sum(costs[number] for number in kept), total)
-        new = self.crew.results(submit, [t for n, t in enumerate(tasks) if n not in kept])
+        todo = [number for number in range(len(tasks)) if number not in kept]
+        results = self.crew.results(submit, [tasks[number] for number in todo])
         for number, name in enumerate(names):
-            if number not in kept:
-                self.journal.add(name, next(new))
-                self.progress(stage, costs[number], total)
+            while number not in kept:
+                place, result = next(results)
+                done = todo[place]
+                self.journal.add(names[done], result)
+                self.progress(stage, costs[done], total)
+                kept.add(done)
             yield self.journal[name]
 
 
