@@ -122,7 +122,7 @@ def stopped(inputs, store, **options):
     """A conversion that was killed when it had written a few parts."""
     journal = store.with_name(f".{store.name}.partial") / "work" / "journal"
     with subprocess.Popen(command(inputs, store, **options), stdout=subprocess.DEVNULL) as run:
-        while not (journal.exists() and b" write 1\t" in journal.read_bytes()):
+        while not (journal.exists() and journal.read_bytes().count(b" write ") > 1):
             assert run.poll() is None
             time.sleep(0.001)
         run.kill()
@@ -134,7 +134,8 @@ def test_a_rerun_says_what_it_found_and_does_only_the_rest(inputs, tmp_path):
     written = journal.read_bytes().count(b" write ")
     out = convert(inputs, tmp_path / "m.shark", **TIERS).splitlines()
     done, total = json.loads(out[-1])
-    assert 1 <= written - 1 <= done <= written < total
+    # the last line may have been cut off
+    assert max(1, written - 1) <= done <= written < total
     assert f"{done} of {total} parts of the store are written already" in out[-2]
     assert "parts of the checkpoint are read" in out[-3]
 

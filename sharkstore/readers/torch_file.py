@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
-from sharkstore.readers.files import File, Files, open_files
+from sharkstore.readers.files import File, Files, open_files, split_place
 from sharkstore.readers.inert import NotAdmittedError
 from sharkstore.readers.torch_archive import TorchArchive
 from sharkstore.readers.torch_names import kind_of
@@ -33,7 +32,7 @@ class TorchFile:
     """
 
     def __init__(self, path: str, files: Files | None = None) -> None:
-        folder, self.name = os.path.split(path)
+        folder, self.name = split_place(path)
         self._files = files or open_files(folder)
         self.tensors: dict[str, Tensor] = {}
         self.left: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """What is done of a conversion, so that the next run can take it up.
 
-One line for each finished task: a checksum, its name, a tab, its result in JSON. A line that was cut
-off by a crash, and what would follow it, counts as never written.
+One line for each finished task: a checksum, its name, a tab, its result in JSON. A line that was
+cut off by a crash, and what would follow it, counts as never written.
 """
 
 from __future__ import annotations
