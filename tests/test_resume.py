@@ -14,14 +14,14 @@ from strategies import random_rows
 import sharkstore
 
 KILLS = 3
-ROWS = 60_000
+ROWS = 300_000
 # many small tasks, each of which takes a while, so that a kill comes in the midst of them
 SMALL = """
 import functools, json, sys
 import sharkstore.convert as convert
 import sharkstore.write.scan as scan
 import sharkstore.write.store as store
-store.BATCH_BYTES = scan.LEAST_SPAN = scan.MOST_SPAN = 1 << 17
+store.BATCH_BYTES = scan.LEAST_SPAN = scan.MOST_SPAN = 1 << 16
 convert.fill_store = functools.partial(convert.fill_store, chunk_target=1 << 16)
 if __name__ == "__main__":
     options = json.loads(sys.argv[3])
@@ -72,25 +72,44 @@ def convert(inputs, store, **options):
     return done.stdout
 
 
+def work_of(store):
+    """Where the work of a conversion under way lies."""
+    return store.with_name(f".{store.name}.partial") / "work"
+
+
+def begun(inputs, store, **options):
+    """A conversion in a process of its own, that has just begun to work."""
+    before = set(work_of(store).glob("run-*"))
+    run = subprocess.Popen(command(inputs, store, **options), stdout=subprocess.PIPE)
+    while not set(work_of(store).glob("run-*")) - before and run.poll() is None:
+        time.sleep(0.001)
+    return run
+
+
+def remove(store):
+    for path in sorted(store.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    store.rmdir()
+
+
 def kill_and_go_on(inputs, store, kills, seed, **options):
     """Kill a conversion so many times, at random moments; how many of its runs went on."""
     rng = np.random.default_rng(seed)
-    start = time.monotonic()
     undisturbed = store.with_name("undisturbed.shark")
-    convert(inputs, undisturbed, **options)
-    whole = time.monotonic() - start
+    with begun(inputs, undisturbed, **options) as run:
+        start = time.monotonic()
+        assert run.wait() == 0
+        whole = time.monotonic() - start
     expected, went_on = contents(undisturbed), 0
     for _ in range(kills):
-        with subprocess.Popen(command(inputs, store, **options), stdout=subprocess.PIPE) as run:
-            time.sleep(rng.uniform(0.2, 1.0) * whole)
+        with begun(inputs, store, **options) as run:
+            time.sleep(rng.uniform(0, 0.8) * whole)
             run.kill()
             went_on += b"going on where" in run.communicate()[0]
         if store.exists():  # it was done before the blow
             assert contents(store) == expected
             sharkstore.open(store).close()
-            for path in sorted(store.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            store.rmdir()
+            remove(store)
         else:
             with pytest.raises(FileNotFoundError):
                 sharkstore.open(store)
@@ -120,7 +139,7 @@ def test_every_number_of_workers_gives_the_same_bytes(inputs, tmp_path, options)
 
 def stopped(inputs, store, **options):
     """A conversion that was killed when it had written a few parts."""
-    journal = store.with_name(f".{store.name}.partial") / "work" / "journal"
+    journal = work_of(store) / "journal"
     with subprocess.Popen(command(inputs, store, **options), stdout=subprocess.DEVNULL) as run:
         while not (journal.exists() and journal.read_bytes().count(b" write ") > 1):
             assert run.poll() is None

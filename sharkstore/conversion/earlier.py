@@ -30,11 +30,15 @@ class Earlier:
 
     def found(self, stage: str, done: int, total: int) -> None:
         """Take in what an earlier run had done of a stage."""
-        words = {"read": "read", "write": "written"}
+        words = {
+            "measure": ("checkpoint", "measured"),
+            "read": ("checkpoint", "read"),
+            "write": ("store", "written"),
+        }
         if stage in words:
-            of = "checkpoint" if stage == "read" else "store"
-            share = f"{done:,} of {total:,} parts of the {of}"
-            self.tell(f"going on where an earlier run stopped: {share} are {words[stage]} already")
+            of, what = words[stage]
+            share = f"{done:,} of {total:,} parts of the {of} are {what} already"
+            self.tell(f"going on where an earlier run stopped: {share}")
         if stage == "write":
             self.chunks = (done, total)
 
