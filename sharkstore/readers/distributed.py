@@ -26,6 +26,11 @@ from sharkstore.readers.torch_values import Stored
 from sharkstore.tensors import FLOATS, INTEGERS, Tensor, raw_dtype
 
 METADATA = ".metadata"
+# keys of dicts whose tensors are shaped like tables, and are none
+OPTIMIZERS = {
+    *("optim", "optims", "optimizer", "optimizers", "optim_state", "optimizer_state"),
+    *("optim_state_dict", "optimizer_state_dict", "optimizer_states", "fused_optimizer"),
+}
 # shards whose place within their file is kept
 MOST_OPEN = 4096
 ARCHIVE = b"PK\x03\x04"
@@ -37,7 +42,8 @@ class DistributedCheckpoint:
     """A folder that `torch.distributed.checkpoint.save` wrote, from any number of ranks.
 
     Nothing of it is run, and neither torch nor a process group is needed. Names are those of the
-    state dict that was saved; where it has one of `NESTED`, those below that.
+    state dict that was saved; where it has one of `NESTED`, at its top or in one dict there, those
+    below that. What lies in a dict that is named as an optimizer's is left.
 
     Args:
         folder: path or URL.
@@ -163,9 +169,13 @@ def _check_lengths(tensor: Tensor, chunks: Chunks, where: str) -> None:
 def _state_dict(entries: Mapping[str, Entry], left: dict[str, str], where: str) -> dict[str, Entry]:
     """The entries that are the model's, by name: all, or those under a known key."""
     state = {entry.path: entry for entry in entries.values()}
-    while key := next((one for one in NESTED if any(_below(path, one) for path in state)), None):
+    while key := _holder(state):
         left.update({path[0]: f"beside {key!r}" for path in state if not _below(path, key)})
         state = {path[1:]: entry for path, entry in state.items() if _below(path, key)}
+    for path in list(state):
+        if outer := _optimizer(path):
+            left[".".join(outer)] = "of an optimizer"
+            del state[path]
     if not any(entry.dtype for entry in state.values()):
         keys = ", ".join([".".join(path) for path in state][:8]) or "none"
         expected = f"tensors, or one of {', '.join(NESTED)}"
@@ -173,6 +183,19 @@ def _state_dict(entries: Mapping[str, Entry], left: dict[str, str], where: str) 
             "no state dict in it", where=where, got=f"keys {keys}", expected=expected
         )
     return {".".join(path): entry for path, entry in state.items()}
+
+
+def _holder(state: Mapping[tuple[str, ...], Entry]) -> str | None:
+    """The key below which the model is: one of `NESTED`, or the one dict that has one of them."""
+    known = next((one for one in NESTED if any(_below(path, one) for path in state)), None)
+    outer = {path[0] for path in state if len(path) > 2 and path[1] in NESTED}
+    return known or (outer.pop() if len(outer) == 1 else None)
+
+
+def _optimizer(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys down to the optimizer that an entry is of; none if it is of no such."""
+    found = next((at for at, key in enumerate(path[:-1], 1) if key in OPTIMIZERS), 0)
+    return path[:found]
 
 
 def _below(path: tuple[str, ...], key: str) -> bool:

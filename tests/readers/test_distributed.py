@@ -202,6 +202,34 @@ def test_a_state_dict_two_levels_down_is_found(tmp_path):
     assert checkpoint.left == {"step": "beside 'model'", "name": "beside 'state_dict'"}
 
 
+def test_a_model_in_the_state_of_an_application_is_found(tmp_path):
+    state = {"app": {"model": {"w": torch.ones(2, 2)}, "optim": {"w": torch.ones(2, 2)}}, "step": 1}
+    checkpoint = opened(saved(tmp_path, state))
+    assert list(checkpoint.tensors) == ["w"]
+    assert checkpoint.left == {"step": "beside 'app'", "optim": "beside 'model'"}
+
+
+def test_one_of_several_models_is_not_picked(tmp_path):
+    state = {one: {"model": {"w": torch.ones(2, 2)}} for one in ("teacher", "student")}
+    assert list(opened(saved(tmp_path, state)).tensors) == ["teacher.model.w", "student.model.w"]
+
+
+def test_the_state_of_an_optimizer_is_left_wherever_it_is(tmp_path):
+    moments = {"state": {"emb.weight": {"exp_avg": torch.ones(80, 2)}}, "param_groups": [{"lr": 1}]}
+    state = {
+        "net": {"emb.weight": torch.ones(80, 2)},
+        "a": {"optim": moments},
+        "optimizer": moments,
+    }
+    checkpoint = opened(saved(tmp_path, state))
+    assert list(checkpoint.tensors) == ["net.emb.weight"]
+    assert checkpoint.left == {"a.optim": "of an optimizer", "optimizer": "of an optimizer"}
+
+
+def test_a_tensor_that_is_named_as_an_optimizer_is_kept(tmp_path):
+    assert list(opened(saved(tmp_path, {"optim": torch.ones(2, 2)})).tensors) == ["optim"]
+
+
 def test_a_name_with_dots_is_not_taken_for_a_nested_one(tmp_path):
     state = {"model.w": torch.ones(2, 2), "model.b": torch.ones(2), "deep": {"w": torch.ones(1)}}
     assert list(opened(saved(tmp_path, state)).tensors) == ["model.w", "model.b", "deep.w"]
