@@ -21,7 +21,7 @@ from sharkstore.readers.distributed_metadata import (
 from sharkstore.readers.files import Files, open_files
 from sharkstore.readers.shards import Shard, Sharded
 from sharkstore.readers.torch_archive import TorchArchive
-from sharkstore.readers.torch_file import NESTED
+from sharkstore.readers.torch_file import ALONE, NESTED
 from sharkstore.readers.torch_values import Stored
 from sharkstore.tensors import FLOATS, INTEGERS, Tensor, raw_dtype
 
@@ -170,7 +170,8 @@ def _state_dict(entries: Mapping[str, Entry], left: dict[str, str], where: str) 
     """The entries that are the model's, by name: all, or those under a known key."""
     state = {entry.path: entry for entry in entries.values()}
     while key := _holder(state):
-        left.update({path[0]: f"beside {key!r}" for path in state if not _below(path, key)})
+        why = f"beside {key!r:.80}"
+        left.update({path[0]: why for path in state if not _below(path, key)})
         state = {path[1:]: entry for path, entry in state.items() if _below(path, key)}
     for path in list(state):
         if outer := _optimizer(path):
@@ -180,16 +181,21 @@ def _state_dict(entries: Mapping[str, Entry], left: dict[str, str], where: str) 
         keys = ", ".join([".".join(path) for path in state][:8]) or "none"
         expected = f"tensors, or one of {', '.join(NESTED)}"
         raise CheckpointError(
-            "no state dict in it", where=where, got=f"keys {keys}", expected=expected
+            "no state dict in it", where=where, got=f"keys {keys}", expected=expected, remedy=ALONE
         )
     return {".".join(path): entry for path, entry in state.items()}
 
 
 def _holder(state: Mapping[tuple[str, ...], Entry]) -> str | None:
-    """The key below which the model is: one of `NESTED`, or the one dict that has one of them."""
+    """The key below which the model is: one of `NESTED`, or the one dict that has one of them.
+
+    A dict beside tensors, other than scalars, is no such: modules may have extra state.
+    """
     known = next((one for one in NESTED if any(_below(path, one) for path in state)), None)
+    if known or any(len(path) == 1 and entry.shape for path, entry in state.items()):
+        return known
     outer = {path[0] for path in state if len(path) > 2 and path[1] in NESTED}
-    return known or (outer.pop() if len(outer) == 1 else None)
+    return outer.pop() if len(outer) == 1 else None
 
 
 def _optimizer(path: tuple[str, ...]) -> tuple[str, ...]:

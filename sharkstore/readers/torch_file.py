@@ -17,10 +17,11 @@ from sharkstore.readers.torch_values import Stored, Unstorable
 from sharkstore.tensors import Tensor
 
 NESTED = ("state_dict", "model", "model_state_dict")
+ALONE = "save the state dict of the model alone"
 
 
 class TorchFile:
-    """A state dict in a torch file, found at its top or under one of `NESTED`.
+    """A state dict in a torch file: at its top, or under one of `NESTED`, there or in a dict there.
 
     Args:
         path: of the file, or its URL.
@@ -91,13 +92,29 @@ def _state_dict(loaded: Any, place: str, left: dict[str, str]) -> Mapping[Any, A
     outer: list[int] = []  # a pickle may hold itself
     while isinstance(loaded, dict) and id(loaded) not in outer:
         outer.append(id(loaded))
-        key = next((key for key in NESTED if isinstance(loaded.get(key), dict)), None)
+        key = _holder(loaded)
         if key is None:
             return _with_tensors(loaded, place)
-        left.update({_text(one): f"beside {key!r}" for one in loaded if one != key})
+        why = f"beside {key!r:.80}"
+        left.update({_text(one): why for one in loaded if one != key})
         loaded = loaded[key]
     got = "itself" if outer else kind_of(loaded)
     raise CheckpointError("no state dict in it", where=place, got=got, expected="a mapping")
+
+
+def _holder(state: dict[Any, Any]) -> str | None:
+    """The key that the model is under: one of `NESTED`, or the one dict that has one of them.
+
+    A dict beside tensors, other than scalars, is no such: modules may have extra state.
+    """
+    for key in NESTED:
+        if isinstance(state.get(key), dict):
+            return key
+    if any(isinstance(one, Distributed) or getattr(one, "shape", ()) for one in state.values()):
+        return None
+    dicts = [(key, one) for key, one in state.items() if type(key) is str and isinstance(one, dict)]
+    outer = [key for key, one in dicts if any(isinstance(one.get(k), dict) for k in NESTED)]
+    return outer[0] if len(outer) == 1 else None
 
 
 def _with_tensors(state: dict[Any, Any], place: str) -> dict[Any, Any]:
@@ -105,7 +122,9 @@ def _with_tensors(state: dict[Any, Any], place: str) -> dict[Any, Any]:
         return state
     keys = ", ".join(_text(key) for key in list(state)[:8]) or "none"
     expected = f"tensors, or one of {', '.join(NESTED)}"
-    raise CheckpointError("no state dict in it", where=place, got=f"keys {keys}", expected=expected)
+    raise CheckpointError(
+        "no state dict in it", where=place, got=f"keys {keys}", expected=expected, remedy=ALONE
+    )
 
 
 def _text(key: object) -> str:

@@ -209,6 +209,11 @@ def test_a_model_in_the_state_of_an_application_is_found(tmp_path):
     assert checkpoint.left == {"step": "beside 'app'", "optim": "beside 'model'"}
 
 
+def test_extra_state_of_a_module_is_not_taken_for_the_model(tmp_path):
+    state = {"w": torch.ones(2, 2), "m._extra_state": {"model": {"v": torch.ones(2, 2)}}}
+    assert "w" in opened(saved(tmp_path, state)).tensors
+
+
 def test_one_of_several_models_is_not_picked(tmp_path):
     state = {one: {"model": {"w": torch.ones(2, 2)}} for one in ("teacher", "student")}
     assert list(opened(saved(tmp_path, state)).tensors) == ["teacher.model.w", "student.model.w"]

@@ -73,6 +73,22 @@ def test_a_state_dict_two_levels_down_is_found(tmp_path):
     assert file.left == {"step": "beside 'model'", "name": "beside 'state_dict'"}
 
 
+def test_a_state_dict_in_the_state_of_an_application_is_found(tmp_path):
+    file = opened(tmp_path, {"app": {"model": {"w": W}, "optim": {"w": W}}, "step": 1})
+    assert list(file.tensors) == ["w"]
+    assert file.left == {"step": "beside 'app'", "optim": "beside 'model'"}
+
+
+def test_extra_state_of_a_module_is_not_taken_for_the_model(tmp_path):
+    state = {"w": torch.ones(2, 2), "m._extra_state": {"model": {"v": torch.ones(2, 2)}}}
+    assert "w" in opened(tmp_path, state).tensors
+
+
+def test_one_of_several_models_is_not_picked(tmp_path):
+    with pytest.raises(CheckpointError, match=r"keys teacher, student.*save .* alone"):
+        opened(tmp_path, {one: {"model": {"w": W}} for one in ("teacher", "student")})
+
+
 def test_entries_that_are_no_tensors_are_left(tmp_path):
     file = opened(tmp_path, {"w": W, "epoch": 3, "note": "best", "none": None})
     assert file.left == {
