@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sharkstore.cli.budget import curve_document
@@ -100,7 +100,7 @@ def messages(done: Conversion, store: str, plan_out: str | None, *, verbose: boo
     dense = done.plan.dense
     if dense:
         texts.append(f"kept as they are, no tables: {len(dense)} ({_some(dense, verbose=verbose)})")
-    texts += [f"left out: {name}: {why}" for name, why in done.plan.left.items()]
+    texts += _left(done.plan.left, verbose=verbose)
     texts += pruned_messages(done)
     if done.predicted_loss is not None:
         texts.append(_predicted(done))
@@ -112,6 +112,20 @@ def messages(done: Conversion, store: str, plan_out: str | None, *, verbose: boo
     else:
         files = f"{done.data_bytes:,} bytes of chunk files"
         texts.append(f"dry run: {sizes}, {files}; nothing written but {plan_out}")
+    return texts
+
+
+def _left(left: Mapping[str, str], *, verbose: bool) -> list[str]:
+    """A line each; of very many for one reason, a line for all."""
+    names: dict[str, list[str]] = {}
+    for name, why in left.items():
+        names.setdefault(why, []).append(name)
+    texts = []
+    for why, some in names.items():
+        if verbose or len(some) <= SHOWN:
+            texts += [f"left out: {name}: {why}" for name in some]
+        else:
+            texts.append(f"left out: {len(some)}, {why} ({_some(some, verbose=verbose)})")
     return texts
 
 

@@ -37,7 +37,7 @@ def build_plan(
     """
     tiers = parse_tiers(policy.tiers or "int8")
     check_stats(stats, tensors)
-    chosen = choose_tables(tensors, policy.tables, stats.tables)
+    chosen = choose_tables(tensors, policy.tables, stats.tables, left)
     fields = {
         name: FieldPlan(
             table, stats.score(name), stats.score_signed(name), stats.score_curved(name)

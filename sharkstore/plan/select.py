@@ -11,13 +11,17 @@ from sharkstore.tensors import FLOATS, Tensor
 
 
 def choose_tables(
-    tensors: Mapping[str, Tensor], patterns: Sequence[str], in_stats: set[str]
+    tensors: Mapping[str, Tensor],
+    patterns: Sequence[str],
+    in_stats: set[str],
+    left: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Tables, with the reason each was taken.
 
     Args:
         patterns: globs over the checkpoint's keys; they replace the rule.
         in_stats: tables that the stats name: always taken.
+        left: what of the checkpoint can't be stored, with why, for messages.
 
     The rule: floating tensors of two dimensions, without a sibling `.bias`, whose key has
     `emb` or `table` in it or that have at least 8 times as many rows as values a row.
@@ -32,7 +36,7 @@ def choose_tables(
         if why:
             check_size(tensor)
             chosen[name] = why
-    _check_named(tensors, chosen, patterns, in_stats)
+    _check_named(tensors, chosen, patterns, in_stats, left or {})
     return chosen
 
 
@@ -75,6 +79,7 @@ def _check_named(
     chosen: Mapping[str, str],
     patterns: Sequence[str],
     in_stats: set[str],
+    left: Mapping[str, str],
 ) -> None:
     missing = sorted(in_stats - set(chosen))
     if missing:
@@ -88,15 +93,22 @@ def _check_named(
         raise PlanError(
             f"--tables {unmatched[0]!r} matches no floating tensor of two dimensions",
             expected=f"at most {MAX_DIM} values a row",
-            remedy=f"the checkpoint has {_sample(tensors)}",
+            remedy=f"the checkpoint has {_sample(tensors)}{_without(left)}",
         )
     if not chosen:
         raise PlanError(
             "no embedding tables found",
-            remedy=f"name them by --tables 'GLOB'; the checkpoint has {_sample(tensors)}",
+            remedy=f"name them by --tables 'GLOB'; the checkpoint has "
+            f"{_sample(tensors)}{_without(left)}",
         )
 
 
 def _sample(tensors: Mapping[str, Tensor]) -> str:
     shown = [f"{t.name} {t.dtype} {list(t.shape)}" for t in list(tensors.values())[:6]]
     return (", ".join(shown) + (", …" if len(tensors) > 6 else "")) or "no tensors"
+
+
+def _without(left: Mapping[str, str]) -> str:
+    """What was left, which may be all tables: of a file of one rank, say."""
+    shown = [f"{name:.80}: {why}" for name, why in list(left.items())[:4]]
+    return f"; left out are {', '.join(shown)}{', …' if len(left) > 4 else ''}" if left else ""

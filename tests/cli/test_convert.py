@@ -126,6 +126,18 @@ def test_entries_that_cant_be_stored_are_named(shark, tmp_path, store):
     assert "left out: epoch: a int, no tensor" in done.err
 
 
+def test_many_entries_left_for_one_reason_are_a_line(shark, tmp_path, store):
+    beside = {f"group.{index}": index for index in range(9)}
+    torch.save({"model": {"emb": torch.ones(9, 1), "epoch": 3}, **beside}, tmp_path / "m.pt")
+    done = shark("convert", tmp_path / "m.pt", store)
+    assert "left out: epoch: a int, no tensor" in done.err
+    assert "left out: 9, beside 'model' (group.0, group.1," in done.err
+    assert "group.8" not in done.err
+    assert (
+        "left out: group.8:" in shark("convert", tmp_path / "m.pt", store, "-v", "--overwrite").err
+    )
+
+
 def test_stats_decide_tiers_and_fields(shark, checkpoint, store, stats):
     done = shark("convert", checkpoint, store, "--stats", stats, "--tiers", MIXED, "--keep", 1)
     assert done.code == 0

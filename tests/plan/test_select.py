@@ -141,3 +141,9 @@ def test_as_many_rows_as_a_row_map_can_count_are_taken():
 def test_a_layer_at_the_top_of_the_checkpoint_is_no_table():
     shapes = {"weight": (800, 10), "bias": (800,), "emb": (4, 4)}
     assert list(chosen(shapes)) == ["emb"]
+
+
+def test_where_no_table_is_found_what_was_left_is_told():
+    left = {"emb.weight": "only rows 0 to 4 of a DTensor", **dict.fromkeys("abcd", "a int")}
+    with pytest.raises(PlanError, match=r"left out are emb\.weight: only rows 0 to 4.*, …"):
+        choose_tables({}, (), set(), left)
