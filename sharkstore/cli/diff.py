@@ -57,6 +57,17 @@ def _bound(_context: click.Context, _parameter: click.Parameter, value: float | 
 @click.option("--stats", type=click.Path(), help="Row counts: show also what a lookup sees.")
 @click.option("--tables", multiple=True, metavar="GLOB", help="Only these tables.")
 @click.option(
+    "--rank-files",
+    metavar="PATTERN",
+    help="A checkpoint that is a folder is one of files of ranks, named so: '*_rank_{rank}.pt'.",
+)
+@click.option(
+    "--sharded",
+    multiple=True,
+    metavar="GLOB",
+    help="Keys of --rank-files that hold some rows of a table each, in the order of ranks.",
+)
+@click.option(
     "--max-rmse",
     type=float,
     metavar="X",
@@ -72,6 +83,8 @@ def diff(
     *,
     stats: str | None,
     tables: Sequence[str],
+    rank_files: str | None,
+    sharded: Sequence[str],
     max_rmse: float | None,
     style: str,
     quiet: bool,
@@ -89,7 +102,15 @@ def diff(
     were dropped at conversion are told, no more), or by --max-rmse.
     """
     with Bars(quiet=quiet) as bars:
-        found = compare(a, b, stats=stats, tables=tables, progress=bars)
+        found = compare(
+            a,
+            b,
+            stats=stats,
+            tables=tables,
+            rank_files=rank_files,
+            sharded=sharded,
+            progress=bars,
+        )
     above = () if max_rmse is None else found.above(max_rmse)
     if style == "json":
         show_json(_document(found, a, b, stats, max_rmse))

@@ -38,6 +38,8 @@ def diff(
     *,
     stats: Path | None = None,
     tables: Sequence[str] = (),
+    rank_files: str | None = None,
+    sharded: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Difference:
     """Compare two checkpoints or stores.
@@ -51,6 +53,8 @@ def diff(
         stats: counts of rows, for figures weighted by use.
         tables: globs over names: only these tables, and no parameters. Of two checkpoints
             they say which tensors are tables, instead of conversion's rule.
+        rank_files: how files of ranks are named, where a side is a folder of them.
+        sharded: globs over keys of rank files that hold a part of a table's rows each.
         progress: called with "diff", the float32 bytes just compared, and those in all.
 
     Raises:
@@ -60,7 +64,7 @@ def diff(
         ArgumentError: a glob that matches no table.
         PlanError: the same, or no tables found, of two checkpoints.
     """
-    left, right = open_side(a), open_side(b)
+    left, right = open_side(a, rank_files, sharded), open_side(b, rank_files, sharded)
     measured = None if stats is None else open_stats(stats)
     known = {**right.dropped, **left.dropped, **right.tensors, **left.tensors}
     if measured is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from sharkstore.format.layout import ROOT_DOCUMENT
 from sharkstore.load.store import Store, open_store
 from sharkstore.readers.files import is_url
 from sharkstore.readers.model import Checkpoint
-from sharkstore.readers.open import open_checkpoint
+from sharkstore.readers.open import KINDS, open_checkpoint
 from sharkstore.tensors import Tensor, as_float32
 
 F32 = NDArray[np.float32]
@@ -114,8 +114,15 @@ class StoreSide:
         return kernels.rowmap_tiers(blocks)[: stop - start]
 
 
-def open_side(path: str | os.PathLike[str]) -> Side:
+def open_side(
+    path: str | os.PathLike[str], rank_files: str | None = None, sharded: Sequence[str] = ()
+) -> Side:
     """Open a checkpoint or a store.
+
+    Args:
+        path: of it, or the checkpoint's URL.
+        rank_files: how files of ranks are named, if it is a folder of them; no store has such.
+        sharded: globs over keys of rank files that hold a part of a table's rows each.
 
     Raises:
         CheckpointNotFoundError: nothing there.
@@ -123,12 +130,16 @@ def open_side(path: str | os.PathLike[str]) -> Side:
     """
     place = os.fsdecode(path)
     if is_url(place):
-        return CheckpointSide(place, open_checkpoint(place))
+        files = place.endswith(tuple(KINDS))
+        ranks = (None, ()) if files else (rank_files, sharded)
+        return CheckpointSide(place, open_checkpoint(place, *ranks))
     if not os.path.exists(place):
         raise CheckpointNotFoundError("no such checkpoint or store", where=place)
     if os.path.exists(os.path.join(place, ROOT_DOCUMENT)):
         return StoreSide(place, open_store(place))
     try:
+        if os.path.isdir(place):
+            return CheckpointSide(place, open_checkpoint(place, rank_files, sharded))
         return CheckpointSide(place, open_checkpoint(place))
     except CheckpointError as error:
         if os.path.isdir(place):

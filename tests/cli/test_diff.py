@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import ITEM, USER, model, save
 
 from sharkstore.diff import diff
@@ -49,6 +50,18 @@ def test_shown_figures_are_those_of_the_comparison(shark, checkpoint, store):
     assert line[1:4] == ["1,000", f"{whole.plain.rmse:.3g}", f"{whole.plain.cosine:.6f}"]
     worst = [str(whole.worst_row), f"{whole.worst_rms:.3g}", f"{whole.worst_abs:.3g}"]
     assert line[-3:] == worst
+
+
+def test_files_of_ranks_are_compared_with_their_store(shark, tmp_path):
+    (tmp_path / "ranks").mkdir()
+    for rank in range(2):
+        torch.save({"emb": torch.full((9, 2), float(rank))}, tmp_path / f"ranks/m_rank_{rank}.pt")
+    named = ("--rank-files", "m_rank_{rank}.pt", "--sharded", "emb")
+    both = tmp_path / "ranks", tmp_path / "m.shark"
+    assert shark("convert", *both, *named).code == 0
+    assert "--rank-files" in shark("diff", *both).err
+    done = shark("diff", *both, *named, "--max-rmse", 0.1, "--json")
+    assert (done.code, json.loads(done.out)["total"]["rows"]) == (0, 18)
 
 
 def test_stats_add_what_lookups_see(shark, checkpoint, store, stats):
