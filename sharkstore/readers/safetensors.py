@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,8 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+# what torch.distributed.checkpoint adds to the texts of files of ranks
+SHARDING = "DCP_SHARDING_INFO"
 # the longest header that safetensors takes
 MOST_HEADER = 100_000_000
 
@@ -57,6 +60,7 @@ class SafetensorsFile:
             header, start = _checked_header(path, path)
         self.stamp = f"{self.name} {self._files.stamp(self.name)}"
         self.metadata = header.pop("__metadata__", {})
+        _refuse_parts(self.metadata, header, path)
         for name, entry in header.items():
             dtype = DTYPES.get(entry["dtype"])
             if dtype is None:
@@ -72,6 +76,23 @@ class SafetensorsFile:
         last = self._starts[name] + stop * tensor.row_bytes
         block = self._files.open(self.name).read(first, last).view(raw_dtype(tensor.dtype))
         return block.reshape((stop - start, *tensor.shape[1:]) if tensor.shape else ())
+
+
+def _refuse_parts(metadata: Mapping[str, str], header: Mapping[str, Any], place: str) -> None:
+    """Files of ranks look like whole ones: torch's HuggingFaceStorageWriter tells their offsets."""
+    try:
+        sharding = json.loads(metadata.get(SHARDING, "{}"))
+        parts = [name for name in header if any(sharding.get(name, {}).get("saved_offsets", ()))]
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{SHARDING} that can't be read", where=place) from error
+    numbers = re.match(r"shard-[0-9]+-model-", os.path.basename(place))
+    if parts or (sharding and numbers):
+        which = f"tensor {parts[0]!r:.80} starts" if parts else "its tensors may start or end"
+        raise CheckpointError(
+            f"one rank's part of a checkpoint: {which} in another file",
+            where=place,
+            remedy="join them: by torch's consolidate_safetensors_files, or when they are saved",
+        )
 
 
 def _remote_header(file: File) -> tuple[dict[str, Any], int]:

@@ -101,6 +101,32 @@ def test_the_texts_beside_the_tensors_are_kept(tmp_path):
     assert SafetensorsFile(str(path)).metadata == {"format": "pt"}
 
 
+@pytest.mark.parametrize(
+    ("name", "offsets"), [("shard-00001-model-00001-of-00001", [0, 0]), ("renamed", [502, 0])]
+)
+def test_a_rank_of_a_checkpoint_is_not_taken_for_the_whole(tmp_path, name, offsets):
+    sharding = json.dumps({"emb": {"saved_offsets": offsets}})
+    path = tmp_path / f"{name}.safetensors"
+    save_file({"emb": random_rows(2, 2)}, path, {"DCP_SHARDING_INFO": sharding})
+    with pytest.raises(CheckpointError, match=r"one rank's part of a checkpoint.*join them"):
+        SafetensorsFile(str(path))
+
+
+def test_a_whole_tensor_that_torch_says_is_unsharded_is_read(tmp_path):
+    sharding = json.dumps({"emb": {"saved_offsets": [0, 0]}, "step": {"saved_offsets": []}})
+    path = tmp_path / "model-00001-of-00001.safetensors"
+    save_file({"emb": random_rows(2, 2)}, path, {"DCP_SHARDING_INFO": sharding})
+    assert list(SafetensorsFile(str(path)).tensors) == ["emb"]
+
+
+@pytest.mark.parametrize("sharding", ["{", "[]", '{"emb": 1}', '{"emb": {"saved_offsets": 7}}'])
+def test_sharding_that_is_no_such_is_refused(tmp_path, sharding):
+    path = tmp_path / "m.safetensors"
+    save_file({"emb": random_rows(2, 2)}, path, {"DCP_SHARDING_INFO": sharding})
+    with pytest.raises(CheckpointError, match="DCP_SHARDING_INFO that can't be read"):
+        SafetensorsFile(str(path))
+
+
 def test_tensors_keep_the_order_of_the_file(tmp_path):
     path = save(tmp_path / "m.safetensors", {"b": random_rows(1, 1), "a": random_rows(1, 1)})
     assert list(SafetensorsFile(str(path)).tensors) == ["b", "a"]
