@@ -22,6 +22,7 @@ KINDS: dict[str, Callable[[str], Checkpoint]] = {
     ".pt": TorchFile,
     ".pth": TorchFile,
     ".bin": TorchFile,
+    ".ckpt": TorchFile,
     ".npz": NumpyArchive,
     ".npy": NumpyFile,
 }

@@ -15,7 +15,10 @@ from sharkstore.readers.torch_values import LOCAL_HEADER, Storage, behind_header
 
 # remote files answer few large reads faster than many small ones
 AHEAD_BYTES = 64 << 10
-WHOLE = "was it copied to the end? A file of torch before 1.6 must be saved again by a newer torch"
+WHOLE = "was it copied to the end? Compare its size with the original's"
+# what torch before 1.6 writes first, and _use_new_zipfile_serialization=False: a pickled number
+OLD = bytes.fromhex("8002 8a0a 6cfc9c46f9206aa85019 2e")
+AGAIN = "it must be saved again by a newer torch, without _use_new_zipfile_serialization=False"
 # what zipfile raises on bytes that are no archive
 BROKEN = (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error)
 
@@ -54,21 +57,24 @@ class TorchArchive:
         self.value: Any = unpickle(pickled, where, NAMES, self._storage)
 
     def _directory(self) -> dict[str, zipfile.ZipInfo]:
+        if self._file.read(self._start, min(self._start + len(OLD), self._stop)).tobytes() == OLD:
+            what = "in torch's old format, no archive that rows can be found in"
+            raise CheckpointError(what, where=self._file.place, remedy=AGAIN)
         part = io.BufferedReader(_Part(self._file, self._start, self._stop), AHEAD_BYTES)
         try:
             with zipfile.ZipFile(part) as archive:
                 entries = archive.infolist()
-        except (
-            zipfile.BadZipFile,
-            NotImplementedError,
-            ValueError,
-            OSError,
-            struct.error,
-        ) as error:
+        except BROKEN as error:
             raise self._damaged(str(error)) from error
         members = {entry.filename: entry for entry in entries}
         if len(members) < len(entries):
             raise self._damaged("two members of one name")
+        if any(name.endswith("/constants.pkl") for name in members):
+            raise CheckpointError(
+                "a TorchScript program, not a state dict; it was not run",
+                where=self._file.place,
+                remedy="torch.save(torch.jit.load(PATH).state_dict(), …)",
+            )
         for entry in entries:
             self._check_member(entry)
         return members

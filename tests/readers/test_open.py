@@ -20,7 +20,7 @@ def save_index(folder, *shards):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])
 def test_torch_files_are_known_by_their_ending(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     torch.save({"w": torch.zeros(2, 2)}, path)
@@ -140,7 +140,7 @@ def test_a_missing_path_is_not_found(tmp_path):
 
 
 def test_an_unknown_ending_names_the_known_ones(tmp_path):
-    path = tmp_path / "model.ckpt"
+    path = tmp_path / "model.h5"
     path.write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"expected \.safetensors.*\.pt"):
         open_checkpoint(path)

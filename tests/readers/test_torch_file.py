@@ -232,6 +232,16 @@ def test_a_compressed_file_is_refused_with_the_remedy(tmp_path):
         TorchFile(str(path))
 
 
+def test_a_torchscript_program_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "script.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            how = zipfile.ZIP_DEFLATED if name.endswith(".py") else zipfile.ZIP_STORED
+            archive.writestr(f"script/{name}", b"\x80\x02}.", how)
+    with pytest.raises(CheckpointError, match=r"TorchScript program.*torch\.jit\.load"):
+        TorchFile(str(path))
+
+
 def test_a_file_of_the_old_format_is_refused_with_the_remedy(tmp_path):
     path = saved(tmp_path, {"w": W}, _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="saved again by a newer torch"):
