@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import floor, memory
+from benchmarks import floor, memory, resume, sizing
 from benchmarks.check import Truth, WrongAnswerError
 from benchmarks.data import draw, generate, make_work
 from benchmarks.ours import Ours
+from benchmarks.processes import watched
 from benchmarks.report import Result, markdown
+from benchmarks.sizing import Cost
 from benchmarks.timing import Claim, Contender, Effort, best_of, figure, measure, ratios
+from benchmarks.workers import Input, Shared, Way
 
 from sharkstore.kernels import reference
 
@@ -224,7 +227,68 @@ def test_open_and_convert_end_to_end(tmp_path):
     assert "| **sharkstore**, ms |" in done.stdout
     done = bench("convert", "--gb", 0.004, "--pairs", 1, "--quick", "--dir", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "| int8 |" in done.stdout
+    assert "| `--tiers int8` |" in done.stdout
+    assert "| `--tiers int8 --workers 1` |" in done.stdout
     assert "| `--budget 10%` |" in done.stdout
     assert "| `--budget 10% --encodings f16,int8,int4,int2,constant` |" in done.stdout
+    sections = done.stdout.split("### ")
+    for title in ("`sharkstore convert --workers 2`", "A rerun after SIGKILL", "Sizing: 10 TB"):
+        (section,) = [one for one in sections if one.startswith(title)]
+        assert "\n| `--tiers int8` |" in section
+        assert "\n| `--budget 10% --encodings int8,int2,constant` |" in section
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_is_watched_with_the_processes_that_it_starts():
+    code = """
+import subprocess, sys, time
+block = bytearray(64 << 20)
+child = "block = bytearray(64 << 20); print(len(block)); import time; time.sleep(0.5)"
+print(subprocess.run([sys.executable, "-c", child], stdout=subprocess.PIPE).returncode)
+"""
+    ran = watched([sys.executable, "-c", code])
+    assert ran.out == "0\n"
+    assert 128 << 20 <= ran.private < 256 << 20
+    assert ran.peak > ran.private
+    with pytest.raises(subprocess.CalledProcessError):
+        watched([sys.executable, "-c", "raise SystemExit(3)"])
+    assert watched([sys.executable, "-c", "raise SystemExit(3)"], fails=True).code == 3
+
+
+# --- workers, reruns, sizing -------------------------------------------------------------------
+
+
+def test_a_conversion_that_is_killed_is_taken_up_where_it_was(source):
+    way = Way("--tiers f32", {"tiers": "f32"}, bound=False)
+    stored = Input(source.checkpoint, source.folder / "stats.safetensors")
+    (found,) = resume.run([(stored, way)], 1)
+    assert 1 <= int(0.9 * found.tasks) <= found.found <= found.tasks
+    assert f"| {found.found} of {found.tasks} |" in resume.text([found])
+
+
+def test_the_sizing_note_multiplies_what_one_worker_costs():
+    told = {
+        "source": 10**9,
+        "rows": 10**7,
+        "stored": 3 * 10**8,
+        "rowmaps": 10**6,
+        "gathers": 2.0,
+        "workers_cpu": 6.9,
+        "cpu": 3.0,
+        "train_cpu": 2.5,
+        "sample_cpu": 0.1,
+    }
+    way = Way("--budget 5%", {"budget": "5%"}, bound=True)
+    shared = Shared(way, {1: [8.0], 2: [4.0]}, {1: [2.0], 2: [2.0]}, {1: 1, 2: 2}, [told])
+    assert shared.gained == [2.0]
+    assert shared.gained_growing == [3.0]
+    cost = Cost.of(shared, start=0.5)
+    assert cost.worker == pytest.approx(6.4e-9)
+    assert cost.alone == pytest.approx(0.6e-9)
+    assert cost.reads == 4
+    assert cost.scratch == pytest.approx(0.021)
+    assert cost.seconds == pytest.approx(1000 + 6000)
+    row = sizing.text([shared], 0.5).splitlines()[6]
+    assert row.startswith(
+        "| `--budget 5%` | 0.16 | 17 | 100 | 117 | 40 | 3.21 | 210 | 5.71 | 0.459 "
+    )

@@ -142,7 +142,7 @@ def convert(
     size = int((gb or (1 if quick else 5)) * 1e9)
     effort = Effort(3, 0.02) if quick else Effort(9, 0.1)
     with work_folder(folder, keep=keep) as made:
-        found = conversions.run(size, pairs, effort, made)
+        found = conversions.run(size, pairs, effort, made, quick=quick)
     click.echo(conversions.as_json(found) if as_json else conversions.text(found))
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
+import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import budget, machine, quantise, report, writing
+from benchmarks import budget, machine, quantise, report, resume, sizing, workers, writing
 from benchmarks.data import Source, generate
 from benchmarks.lookup import MIX
+from benchmarks.processes import watched
 from benchmarks.progress import steps
 from benchmarks.timing import Effort, figure, ratios
+from benchmarks.workers import CODED, PLAIN, QUICK, Input, converted
 
-TIERS = ("int8", MIX)
+OPTIONS = (
+    ("--tiers", "int8"),
+    ("--tiers", "int8", "--workers", "1"),
+    ("--tiers", MIX),
+)
 DIM = 64
-SAMPLED = 0.05  # seconds between looks at a process's memory
+# bytes of the checkpoints that workers share, and that codebooks are made for: most, of the size
+SHARED, WITH_CODES = 0.5, 0.16
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,12 @@ class Pairs:
     Args:
         convert: seconds of each conversion.
         copy: seconds of the copy before it.
-        peak: largest resident bytes of a conversion, mapped files included.
+        peak: largest resident bytes of a conversion, mapped files included; of all its
+            processes together.
         private: largest without mapped files.
     """
 
-    tiers: str
+    options: str
     size: int
     convert: list[float]
     copy: list[float]
@@ -45,7 +52,9 @@ class Pairs:
     private: int
 
 
-def run(size: int, pairs: int, effort: Effort, folder: Path) -> dict[str, Any]:
+def run(
+    size: int, pairs: int, effort: Effort, folder: Path, *, quick: bool = False
+) -> dict[str, Any]:
     """Measure everything; the figures."""
     memory_bytes = min(size, 256 << 20)
     return {
@@ -53,7 +62,28 @@ def run(size: int, pairs: int, effort: Effort, folder: Path) -> dict[str, Any]:
         "write": writing.run(min(size, 1 << 30), pairs, folder),
         "whole": whole(size, pairs, folder),
         "budget": budget.run(min(size, 1 << 30), pairs, folder),
+        **shared(size, pairs, folder, quick=quick),
     }
+
+
+def shared(size: int, rounds: int, folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Workers, reruns, and the CPU seconds of a worker's start."""
+    ways = (QUICK[:1], QUICK[1:]) if quick else (PLAIN, CODED)
+    source = generate(folder, max(1, int(size * SHARED)) // (4 * DIM), DIM)
+    plain = Input(source.checkpoint, source.folder / "stats.safetensors")
+    coded = Input(folder / "coded.safetensors", folder / "coded.stats.safetensors")
+    budget._generate(int(size * WITH_CODES), coded.checkpoint, coded.stats)  # noqa: SLF001
+    nothing = generate(folder, 64, DIM)
+    little = Input(nothing.checkpoint, nothing.folder / "stats.safetensors")
+    starts = [json.loads(converted(little, PLAIN[0], workers=1).out) for _ in range(rounds)]
+    found = {
+        "start": statistics.median(one["workers_cpu"] for one in starts),
+        "workers": workers.run([(plain, ways[0]), (coded, ways[1])], rounds),
+        "resume": resume.run([(plain, ways[0][0]), (coded, ways[1][-1])], rounds),
+    }
+    for path in (coded.checkpoint, coded.stats):
+        path.unlink()
+    return found
 
 
 def whole(size: int, pairs: int, folder: Path) -> list[Pairs]:
@@ -62,28 +92,27 @@ def whole(size: int, pairs: int, folder: Path) -> list[Pairs]:
     with source.checkpoint.open("rb") as file:  # warm
         while file.read(64 << 20):
             pass
-    return [_pairs(source, tiers, pairs) for tiers in TIERS]
+    return [_pairs(source, options, pairs) for options in OPTIONS]
 
 
-def _pairs(source: Source, tiers: str, pairs: int) -> Pairs:
+def _pairs(source: Source, options: Sequence[str], pairs: int) -> Pairs:
     copied, store = source.folder / "copy", source.folder / "converted.shark"
     command = [str(Path(sys.executable).with_name("sharkstore")), "convert", "--quiet"]
-    command += [str(source.checkpoint), str(store), "--tiers", tiers]
+    command += [str(source.checkpoint), str(store), *options]
     command += ["--stats", str(source.folder / "stats.safetensors")]
     copies, conversions, peaks, privates = [], [], [0], [0]
-    for _ in steps(range(pairs), f"convert --tiers {tiers}"):
+    for _ in steps(range(pairs), f"convert {' '.join(options)}"):
         copies.append(timed(lambda: copy(source.checkpoint, copied)))
         copied.unlink()
         os.sync()
-        begin = time.perf_counter()
-        peak, private = watched(command)
-        conversions.append(time.perf_counter() - begin)
-        peaks.append(peak)
-        privates.append(private)
+        ran = watched(command)
+        conversions.append(ran.seconds)
+        peaks.append(ran.peak)
+        privates.append(ran.private)
         shutil.rmtree(store)
         os.sync()
     size = source.checkpoint.stat().st_size
-    return Pairs(tiers, size, conversions, copies, max(peaks), max(privates))
+    return Pairs(" ".join(options), size, conversions, copies, max(peaks), max(privates))
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -99,43 +128,6 @@ def copy(source: Path, to: Path) -> None:
     descriptor = os.open(to, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-
-
-def watched(command: Sequence[str]) -> tuple[int, int]:
-    """Run a command: its largest resident bytes, and the largest without mapped files.
-
-    What the system counts for a child in the end begins with its parent's memory, so the
-    child is looked at while it runs; zeros where there is no /proc.
-
-    Raises:
-        CalledProcessError: it failed.
-    """
-    ended = threading.Event()
-    found = {"VmHWM": 0, "RssAnon": 0}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        watcher = threading.Thread(target=_watch, args=(process.pid, found, ended))
-        watcher.start()
-        process.wait()
-        ended.set()
-        watcher.join()
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return found["VmHWM"], found["RssAnon"]
-
-
-def _watch(pid: int, found: dict[str, int], ended: threading.Event) -> None:
-    status = Path(f"/proc/{pid}/status")
-    while not ended.wait(SAMPLED):
-        fields = dict(re.findall(r"(\w+):\s+(\d+) kB", _read(status)))
-        for key, largest in found.items():
-            found[key] = max(largest, int(fields.get(key, 0)) * 1024)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def text(found: dict[str, Any]) -> str:
@@ -155,27 +147,37 @@ def text(found: dict[str, Any]) -> str:
             report.markdown(found["write"], (), "GB/s"),
             _whole(found["whole"]),
             budget.text(found["budget"]),
+            workers.text(found["workers"]),
+            resume.text(found["resume"]),
+            sizing.text(found["workers"], found["start"]),
         ]
     )
 
 
 def _whole(found: Sequence[Pairs]) -> str:
     size = found[0].size / 1e9
-    columns = "tiers|convert, s|cp, s|cp / convert by pair|median|peak RSS, MiB|unmapped, MiB"
+    columns = (
+        "options|convert, s|cp, s|cp / convert by pair|median|convert / cp|peak RSS, MiB|"
+        "unmapped, MiB"
+    )
     lines = [
         f"### `sharkstore convert` of {size:.2g} GB, warm, against `cp` and fsync, in turns",
         "",
+        "The bar of `--tiers int8` by one worker: convert / cp **≤ 0.6** (cp / convert ≥ 1.67).",
+        "",
         f"| {columns.replace('|', ' | ')} |",
-        "|---|---|---|---|---|---|---|",
+        "|" + "---|" * 8,
     ]
     for one in found:
         by_pair = ratios(one.copy, one.convert)
+        taken = figure(ratios(one.convert, one.copy))
         cells = [
-            one.tiers,
+            f"`{one.options}`",
             f"{figure(one.convert).median:.2f}",
             f"{figure(one.copy).median:.2f}",
             ", ".join(f"{ratio:.2f}" for ratio in by_pair),
             f"{figure(by_pair).median:.2f}",
+            f"{taken.median:.2f} ±{taken.spread / 2:.0%}",
             f"{one.peak / 2**20:.0f}",
             f"{one.private / 2**20:.0f}",
         ]
@@ -195,6 +197,9 @@ def as_json(found: dict[str, Any]) -> str:
                 {name: getattr(one, name) for name in Pairs.__slots__} for one in found["whole"]
             ],
             "budget": [asdict(one) for one in found["budget"]],
+            "workers": workers.document(found["workers"]),
+            "worker_start_cpu_s": found["start"],
+            "resume": [asdict(one) for one in found["resume"]],
         },
         indent=2,
     )
