@@ -131,6 +131,13 @@ def runs(pid):
         return False
 
 
+def catches_interrupts(pid):
+    """Whether Python is up in a process, and turns interrupts into exceptions."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught, 16) & 1 << signal.SIGINT - 1)
+
+
 @pytest.mark.parametrize(
     ("options", "stage"),
     [(TIERS, "read"), (TIERS, "write"), (BUDGET, "measure")],
@@ -196,6 +203,27 @@ if __name__ == "__main__":
     while any(map(runs, workers)):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_an_interrupt_reaches_no_worker_not_even_one_that_starts(inputs, tmp_path):
+    executable = Path(sys.executable).with_name("sharkstore")
+    command = [executable, "convert", inputs[0], tmp_path / "m.shark", "--workers", "2"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        while not any(map(catches_interrupts, workers_of(process.pid))):
+            assert process.poll() is None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate()
+    assert process.returncode == 1
+    assert out == b""
+    assert err.decode().split("\n") == [
+        f"stopped; the same command goes on from here, or remove {tmp_path}/.m.shark.partial",
+        "",
+        "interrupted",
+        "",
+    ]
 
 
 def test_more_workers_than_memory_holds_are_refused_with_how_many_fit(inputs, tmp_path):

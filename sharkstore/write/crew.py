@@ -109,7 +109,7 @@ class Workers(Executor):
     """Processes of this machine, each its own: one that dies costs the task that it had."""
 
     def __init__(self, workers: int) -> None:
-        self._threads = ThreadPoolExecutor(workers, "workers")
+        self._threads = ThreadPoolExecutor(workers, "workers", _leave_interrupts)
         self._idle: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
         for _ in range(workers):
             self._idle.put(_process())
@@ -148,9 +148,16 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, context, _prepare, (os.getpid(),))
 
 
+def _leave_interrupts() -> None:
+    """In a thread that starts workers: leave interrupts to the main thread.
+
+    Workers inherit it, so that none is interrupted either, not even while it starts.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def _prepare(parent: int) -> None:
-    """In a worker: leave interrupts to the parent, and go when it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: go when the parent is gone."""
 
     def watch() -> None:
         while os.getppid() == parent:
