@@ -16,7 +16,8 @@
     ├── StatsError              (ValueError)         stats that don't fit the checkpoint
     ├── PlanError               (ValueError)         tiers, pruning or a plan that can't be done
     ├── DestinationError        (FileExistsError)    the destination exists, or is being written
-    └── WriteError              (OSError)            the disk is full, or refused a write
+    ├── WriteError              (OSError)            the disk is full, or refused a write
+    └── WorkerError             (RuntimeError)       no workers, or workers that are lost
 
 Each is also the built-in that a caller would catch, and has a stable `.code`.
 """

@@ -229,7 +229,7 @@ def test_an_interrupted_run_leaves_its_work_to_go_on_with(inputs, tmp_path, clus
     options = ["--stats", stats, "--tiers", "f16", "--dask", cluster.scheduler_address]
     command = [sys.executable, "-c", COMMAND, "convert", checkpoint, store, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while not (journal.exists() and b'"write 1"' in journal.read_bytes()):
+        while not (journal.exists() and journal.read_bytes().count(b" write ") > 1):
             assert process.poll() is None
             time.sleep(0.001)
         process.send_signal(signal.SIGINT)
@@ -243,7 +243,7 @@ def test_an_interrupted_run_leaves_its_work_to_go_on_with(inputs, tmp_path, clus
         "",
     ]
     done = by_cluster(inputs, store, cluster, tiers="f16")
-    assert 2 <= done.resumed[0] < done.resumed[1]
+    assert 1 <= done.resumed[0] < done.resumed[1]
     assert contents(store) == alone(inputs, tmp_path / "alone.shark", tiers="f16")
 
 
