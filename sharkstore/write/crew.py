@@ -6,12 +6,12 @@ bytes. All go through the Executor protocol of `concurrent.futures`.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -24,6 +24,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -109,17 +110,23 @@ class Workers(Executor):
     """Processes of this machine, each its own: one that dies costs the task that it had."""
 
     def __init__(self, workers: int) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        # workers end when nobody has our end of it any more
+        self._theirs, self._ours = self._context.Pipe(duplex=False)
+        # it is these threads that start workers
         self._threads = ThreadPoolExecutor(workers, "workers", _leave_interrupts)
         self._idle: queue.SimpleQueue[ProcessPoolExecutor] = queue.SimpleQueue()
         for _ in range(workers):
-            self._idle.put(_process())
+            self._idle.put(self._process())
 
     def submit(self, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """Have a worker call a function of a module."""
         return self._threads.submit(self._call, call, arguments, options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the workers go."""
+        """Let the workers go; with `cancel_futures` in the midst of what they do."""
+        if cancel_futures:
+            self._ours.close()
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
         while not self._idle.empty():
             self._idle.get().shutdown(wait=wait, cancel_futures=cancel_futures)
@@ -133,8 +140,10 @@ class Workers(Executor):
                 try:
                     return process.submit(call, *arguments, **options).result()
                 except BrokenProcessPool:
+                    if self._ours.closed:
+                        raise WorkerError("the workers were let go") from None
                     process.shutdown(wait=False)
-                    process = _process()
+                    process = self._process()
         finally:
             self._idle.put(process)
         remedy = (
@@ -142,26 +151,21 @@ class Workers(Executor):
         )
         raise WorkerError(f"{TRIES} workers were lost at the same task", remedy=remedy)
 
-
-def _process() -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, _prepare, (os.getpid(),))
+    def _process(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, self._context, _prepare, (self._theirs,))
 
 
 def _leave_interrupts() -> None:
-    """In a thread that starts workers: leave interrupts to the main thread.
-
-    Workers inherit it, so that none is interrupted either, not even while it starts.
-    """
+    """Leave interrupts to the main thread: processes started here never see them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _prepare(parent: int) -> None:
-    """In a worker: go when the parent is gone."""
+def _prepare(parent: Connection) -> None:
+    """In a worker: go when the parent lets it go, or is gone."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
+        with contextlib.suppress(EOFError, OSError):
+            parent.recv_bytes()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
