@@ -119,6 +119,8 @@ class Destination:
 
     def _leave(self, *, stopped: bool) -> None:
         if not stopped:
+            with contextlib.suppress(OSError):
+                self._forget()
             shutil.rmtree(self.partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.unlink(self._lock_path)

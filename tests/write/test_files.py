@@ -19,6 +19,22 @@ from sharkstore.format.metadata import BLANK_DIGEST
 from sharkstore.write import files
 from sharkstore.write.files import Destination, write_document
 
+# fails, and is killed when it removes the n-th file of what it did
+FAILING = """
+import os, sys
+from sharkstore.write.files import Destination
+left = int(sys.argv[2])
+def count(event, _):
+    global left
+    left -= event == "os.remove"
+    if left == 0:
+        os._exit(9)
+with Destination(sys.argv[1], overwrite=False) as place:
+    for name in ["identity.json", *map(str, range(6))]:
+        open(os.path.join(place.work, name), "w").close()
+    sys.addaudithook(count)
+    raise ValueError
+"""
 HOLDER = """
 import os, sys
 from sharkstore.write.files import Destination
@@ -91,6 +107,15 @@ def test_what_a_stopped_run_did_is_kept(tmp_path, kind):
         place.commit()
     assert contents(tmp_path) == {}
     assert names(tmp_path) == ["m.shark"]
+
+
+def test_what_a_failed_run_did_is_not_taken_up_when_only_some_of_it_was_removed(tmp_path):
+    work = tmp_path / ".m.shark.partial" / "work"
+    for count in (1, 2, 4, 7):
+        command = [sys.executable, "-c", FAILING, str(tmp_path / "m.shark"), str(count)]
+        assert subprocess.run(command, check=False).returncode == 9
+        assert len(names(work)) == 8 - count
+        assert ("identity.json" in names(work)) == (count == 1)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "store", "link", "dangling-link"])
