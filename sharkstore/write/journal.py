@@ -54,7 +54,7 @@ class Journal:
             if identity is None or earlier != identity:
                 place.clear()
                 self.changed = _changed(earlier, identity)
-            write_document(os.path.join(place.work, IDENTITY), json.dumps(identity).encode())
+                write_document(os.path.join(place.work, IDENTITY), json.dumps(identity).encode())
             self.scratch = os.path.join(place.work, RUN + uuid.uuid4().hex)
             os.mkdir(self.scratch)
             path = os.path.join(place.work, JOURNAL)
