@@ -12,7 +12,7 @@ from sharkstore.allocate.budget import Budgeted
 from sharkstore.conversion import notes
 from sharkstore.conversion.asked import Asked
 from sharkstore.conversion.earlier import Earlier, identity
-from sharkstore.errors import ArgumentError, CheckpointError, DestinationError, PlanError
+from sharkstore.errors import ArgumentError, DestinationError, PlanError
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.amounts import parse_size
 from sharkstore.plan.build import build_plan, check_plan
@@ -215,7 +215,6 @@ def convert_checkpoint(
         earlier = Earlier(tell or _quiet)
         earlier.tell_changed(journal.changed)
         done = _written(asked, Site(inputs, journal, crew, asked.progress, earlier.found))
-        _refuse_changed(opening, source)
         place.commit()
     return replace(done, resumed=earlier.chunks)
 
@@ -281,14 +280,6 @@ def _refuse_inside(path: Path | None, store: Path) -> None:
     inner, outer = os.path.realpath(os.fsdecode(path)), os.path.realpath(os.fsdecode(store))
     if os.path.commonpath([inner, outer]) == outer:
         raise DestinationError("the destination holds an input", where=os.fsdecode(path))
-
-
-def _refuse_changed(opening: Opening, source: Checkpoint) -> None:
-    """A checkpoint that was written to meanwhile is in the store half old, half new."""
-    if opening.open().stamp != source.stamp:
-        remedy = "convert it again when nobody writes to it"
-        what = "the checkpoint was changed while it was converted"
-        raise CheckpointError(what, where=opening.place, remedy=remedy)
 
 
 def _replayed(path: Path, source: Checkpoint, stats: Stats) -> Plan:

@@ -14,7 +14,8 @@ def run(path, identity, task):
             Destination(str(path), overwrite=False) as place,
             Journal(place, identity) as journal,
         ):
-            found = journal["task"] if "task" in journal else None
+            known = "task" in journal
+            found = journal["task"] if known else None
             journal.add("task", task)
             raise WorkerError("stopped")
     except WorkerError:
