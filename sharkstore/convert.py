@@ -12,7 +12,13 @@ from sharkstore.allocate.budget import Budgeted
 from sharkstore.conversion import notes
 from sharkstore.conversion.asked import Asked
 from sharkstore.conversion.earlier import Earlier, identity
-from sharkstore.errors import ArgumentError, DestinationError, PlanError
+from sharkstore.errors import (
+    ArgumentError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    DestinationError,
+    PlanError,
+)
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.amounts import parse_size
 from sharkstore.plan.build import build_plan, check_plan
@@ -215,6 +221,7 @@ def convert_checkpoint(
         earlier = Earlier(tell or _quiet)
         earlier.tell_changed(journal.changed)
         done = _written(asked, Site(inputs, journal, crew, asked.progress, earlier.found))
+        _refuse_changed(source, opening)
         place.commit()
     return replace(done, resumed=earlier.chunks)
 
@@ -280,6 +287,20 @@ def _refuse_inside(path: Path | None, store: Path) -> None:
     inner, outer = os.path.realpath(os.fsdecode(path)), os.path.realpath(os.fsdecode(store))
     if os.path.commonpath([inner, outer]) == outer:
         raise DestinationError("the destination holds an input", where=os.fsdecode(path))
+
+
+def _refuse_changed(source: Checkpoint, opening: Opening) -> None:
+    """Rows of two checkpoints, one saved over the other meanwhile, must not become a store."""
+    try:
+        same = opening.open().stamp == source.stamp
+    except (CheckpointError, CheckpointNotFoundError):
+        same = False
+    if not same:
+        raise CheckpointError(
+            "was changed while it was read",
+            where=opening.place,
+            remedy="start again from what is there now",
+        )
 
 
 def _replayed(path: Path, source: Checkpoint, stats: Stats) -> Plan:

@@ -738,6 +738,19 @@ def test_a_missing_stats_file_is_called_one(checkpoint, tmp_path):
         convert_checkpoint(checkpoint, tmp_path / "m.shark", stats=gone)
 
 
+@pytest.mark.parametrize("change", ["saved over", "gone"])
+def test_a_checkpoint_that_changes_meanwhile_leaves_nothing(convert, tmp_path, change):
+    def meddle(stage, *_):
+        path = tmp_path / "own.safetensors"
+        if stage == "write" and path.exists() and path.stat().st_size > 1000:
+            path.unlink()
+            if change == "saved over":
+                save(path, {"emb": np.ones((9, 4), np.float32)})
+
+    with refused(tmp_path, CheckpointError, "was changed while it was read"):
+        convert({"emb": np.zeros((80, 4), np.float32)}, progress=meddle)
+
+
 def test_a_missing_checkpoint_leaves_nothing(tmp_path):
     with refused(tmp_path, CheckpointNotFoundError, r"gone\.pt: no such checkpoint"):
         convert_checkpoint(tmp_path / "gone.pt", tmp_path / "m.shark")
