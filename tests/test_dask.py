@@ -16,7 +16,7 @@ from strategies import random_rows
 
 import sharkstore.convert as convert
 import sharkstore.write.scan as scan
-import sharkstore.write.store as store_of
+import sharkstore.write.stages as stages
 from sharkstore.convert import convert_checkpoint
 from sharkstore.errors import WorkerError
 from sharkstore.write import cluster as ours
@@ -33,9 +33,9 @@ import functools
 import importlib
 import sharkstore.convert as convert
 import sharkstore.write.scan as scan
-import sharkstore.write.store as store
+import sharkstore.write.stages as stages
 from sharkstore.cli.main import main
-store.BATCH_BYTES = scan.LEAST_SPAN = scan.MOST_SPAN = 1 << 16
+stages.BATCH_BYTES = scan.LEAST_SPAN = scan.MOST_SPAN = 1 << 16
 convert.fill_store = functools.partial(convert.fill_store, chunk_target=1 << 15)
 main()
 """
@@ -81,7 +81,7 @@ def inputs(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """Many small tasks."""
-    monkeypatch.setattr(store_of, "BATCH_BYTES", 1 << 16)
+    monkeypatch.setattr(stages, "BATCH_BYTES", 1 << 16)
     monkeypatch.setattr(scan, "LEAST_SPAN", 1 << 16)
     monkeypatch.setattr(scan, "MOST_SPAN", 1 << 16)
     fill = functools.partial(convert.fill_store, chunk_target=1 << 15)

@@ -20,8 +20,8 @@ SMALL = """
 import functools, json, sys
 import sharkstore.convert as convert
 import sharkstore.write.scan as scan
-import sharkstore.write.store as store
-store.BATCH_BYTES = scan.LEAST_SPAN = scan.MOST_SPAN = 1 << 16
+import sharkstore.write.stages as stages
+stages.BATCH_BYTES = scan.LEAST_SPAN = scan.MOST_SPAN = 1 << 16
 convert.fill_store = functools.partial(convert.fill_store, chunk_target=1 << 16)
 if __name__ == "__main__":
     options = json.loads(sys.argv[3])

@@ -20,6 +20,7 @@ import sharkstore.allocate.allocate as allocate
 import sharkstore.convert as convert
 import sharkstore.write.sample as sample
 import sharkstore.write.scan as scan
+import sharkstore.write.stages as stages
 import sharkstore.write.store as store
 from sharkstore.format.layout import CHUNK_TARGET
 from sharkstore.write.journal import Journal
@@ -92,7 +93,7 @@ def _take_small_steps(task_bytes: int) -> None:
     """As many tasks as a larger checkpoint has."""
     target = min(CHUNK_TARGET, task_bytes)
     fill = functools.partial(store.fill_store, chunk_target=target)
-    patch.object(store, "BATCH_BYTES", task_bytes).start()
+    patch.object(stages, "BATCH_BYTES", task_bytes).start()
     patch.object(scan, "LEAST_SPAN", min(scan.LEAST_SPAN, 4 * task_bytes)).start()
     patch.object(convert, "fill_store", fill).start()
 
