@@ -24,8 +24,9 @@ from sharkstore.write.site import Site, batches
 from sharkstore.write.survey import Surveys, survey_of
 from sharkstore.write.tables import Tables, has_rowmap
 
-# bytes that one task reads or writes: few enough for many workers and a steady progress
-BATCH_BYTES = 64 << 20
+# bytes that one task encodes, and four times as many as one looks at: few enough for many workers
+# and a steady progress
+BATCH_BYTES = 256 << 20
 
 
 class Stages:
@@ -59,7 +60,7 @@ class Stages:
         inputs, plan = self.inputs, self.plan
         names = [table.name for table in plan.tables] + list(plan.dense)
         whole = [span for name in names for span in self._spans(name)]
-        groups = batches(whole, lambda span: span.nbytes, BATCH_BYTES)
+        groups = batches(whole, lambda span: span.nbytes, BATCH_BYTES // 4)
         scanned = Scanned(inputs.source, inputs.tensors, plan, inputs.stats, self.tables)
         submit = self.site.submit(scan.scan_spans, elsewhere.scan_there, scanned)
         costs = [sum(span.nbytes for span in group) for group in groups]
@@ -99,7 +100,7 @@ class Stages:
             store=journal.store,
             scratch=journal.scratch,
         )
-        groups = batches(chunk_tasks(metadata), lambda task: task.array.file_bytes, BATCH_BYTES)
+        groups = batches(chunk_tasks(metadata), self._read_bytes, BATCH_BYTES)
         submit = self.site.submit(chunks.write_chunks, elsewhere.write_there, inputs)
         costs = [sum(task.array.file_bytes for task in group) for group in groups]
 
@@ -113,6 +114,12 @@ class Stages:
             for group, crcs in zip(groups, results, strict=True)
             for task, crc in zip(group, crcs, strict=True)
         }
+
+    def _read_bytes(self, task: ChunkTask) -> int:
+        """Bytes that a chunk is made of: those of its rows in float32, where it has some."""
+        first, last = task.slots
+        dim = 0 if task.tier is None else self.inputs.tensors[task.owner].shape[1]
+        return max(task.array.file_bytes, 4 * dim * (last - first))
 
     def _prepared(self) -> Prepared:
         journal = self.site.journal

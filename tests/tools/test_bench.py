@@ -261,7 +261,7 @@ print(subprocess.run([sys.executable, "-c", child], stdout=subprocess.PIPE).retu
 def test_a_conversion_that_is_killed_is_taken_up_where_it_was(source):
     way = Way("--tiers f32", {"tiers": "f32"}, bound=False)
     stored = Input(source.checkpoint, source.folder / "stats.safetensors")
-    (found,) = resume.run([(stored, way)], 1)
+    (found,) = resume.run([(stored, way)], 1, 0.1)
     assert 1 <= int(0.9 * found.tasks) <= found.found <= found.tasks
     assert f"| {found.found} of {found.tasks} |" in resume.text([found])
 
@@ -273,13 +273,14 @@ def test_the_sizing_note_multiplies_what_one_worker_costs():
         "stored": 3 * 10**8,
         "rowmaps": 10**6,
         "gathers": 2.0,
-        "workers_cpu": 6.9,
-        "cpu": 3.0,
-        "train_cpu": 2.5,
+        "workers_cpu": 8.9,
+        "train_workers_cpu": 2.0,
+        "tasks_cpu": 0.5,
         "sample_cpu": 0.1,
     }
     way = Way("--budget 5%", {"budget": "5%"}, bound=True)
-    shared = Shared(way, {1: [8.0], 2: [4.0]}, {1: [2.0], 2: [2.0]}, {1: 1, 2: 2}, [told])
+    pairs = ({1: [8.0], 2: [4.0]}, {1: [2.0], 2: [2.0]}, {1: [6.9], 2: [7.0]})
+    shared = Shared(way, *pairs, {1: 1, 2: 2}, [told])
     assert shared.gained == [2.0]
     assert shared.gained_growing == [3.0]
     cost = Cost.of(shared, start=0.5)
@@ -289,6 +290,6 @@ def test_the_sizing_note_multiplies_what_one_worker_costs():
     assert cost.scratch == pytest.approx(0.021)
     assert cost.seconds == pytest.approx(1000 + 6000)
     row = sizing.text([shared], 0.5).splitlines()[6]
-    assert row.startswith(
-        "| `--budget 5%` | 0.16 | 17 | 100 | 117 | 40 | 3.21 | 210 | 5.71 | 0.459 "
+    assert row == (
+        "| `--budget 5%` | 0.16 | 16.7 | 100.0 | 116.7 | 40 | 3.21 | 210 | 5.71 | 0.459 | 72 |"
     )

@@ -10,6 +10,8 @@ from typing import Any
 from benchmarks.workers import Shared
 
 CHECKPOINT, WORKERS = 10e12, 64
+# of disks or network in all, bytes a second: what many a storage system gives
+STORAGE = 10e9
 CHOICE_BYTES = 2  # a row, with a budget
 
 
@@ -46,11 +48,11 @@ class Cost:
             seconds: float = statistics.median([cost(one) for one in told])
             return max(0.0, seconds) / size
 
-        alone = each(lambda one: one["sample_cpu"] + one["cpu"] - one["train_cpu"])
+        alone = each(lambda one: one["sample_cpu"] + one["tasks_cpu"])
         choices = CHOICE_BYTES * told[0]["rows"] if budget else 0
         return cls(
             shared.way.name,
-            each(lambda one: one["workers_cpu"] - start),
+            each(lambda one: one["workers_cpu"] - one["train_workers_cpu"] - start),
             alone if budget else 0.0,
             1 + budget + told[0]["gathers"],
             told[0]["stored"] / size,
@@ -67,7 +69,7 @@ def text(found: Sequence[Shared], start: float) -> str:
     """The note as markdown."""
     columns = (
         "options|GB/s a worker|workers, min|one process, min|together, min|"
-        "read, TB|written, TB|scratch, GB|in, GB/s|out, GB/s"
+        "read, TB|written, TB|scratch, GB|in, GB/s|out, GB/s|storage of 10 GB/s, min"
     )
     lines = [
         f"### Sizing: {CHECKPOINT / 1e12:.0f} TB of float32 on {WORKERS} workers",
@@ -76,11 +78,11 @@ def text(found: Sequence[Shared], start: float) -> str:
             "Times are by **CPU alone**: CPU seconds a byte of the runs above with one worker, "
             f"start of workers ({start:.2f} s each) and training of codebooks left out. *In* and "
             "*out* are what disks and network must deliver for that; where they deliver less, "
-            "bytes over their rate is the time."
+            "bytes over their rate is the time, as in the last column."
         ),
         "",
         f"| {columns.replace('|', ' | ')} |",
-        "|" + "---|" * 10,
+        "|" + "---|" * 11,
     ]
     lines += [_row(Cost.of(one, start)) for one in found]
     return "\n".join([*lines, "", ASSUMED])
@@ -92,10 +94,11 @@ def _row(cost: Cost) -> str:
     rates = ["–"] * 2
     if cost.worker > 0:
         parts = CHECKPOINT * cost.worker / WORKERS, CHECKPOINT * cost.alone, cost.seconds
-        times = [f"{1e-9 / cost.worker:.2f}", *(f"{seconds / 60:.0f}" for seconds in parts)]
+        times = [f"{1e-9 / cost.worker:.2f}", *(f"{seconds / 60:.1f}" for seconds in parts)]
         rates = [f"{nbytes / cost.seconds / 1e9:.3g}" for nbytes in (read, written)]
     sizes = f"{read / 1e12:.0f}", f"{written / 1e12:.2f}", f"{CHECKPOINT * cost.scratch / 1e9:.0f}"
-    return f"| {' | '.join([f'`{cost.options}`', *times, *sizes, *rates])} |"
+    stored = f"{(read + written) / STORAGE / 60:.0f}"
+    return f"| {' | '.join([f'`{cost.options}`', *times, *sizes, *rates, stored])} |"
 
 
 ASSUMED = (

@@ -39,9 +39,11 @@ PLAIN = (
     Way(f"--tiers {MIX}", {"tiers": MIX}, bound=False, stats=True),
     Way("--tiers int4", {"tiers": "int4"}, bound=True),
 )
+# of bytes written: as many tasks as a checkpoint of tens of gigabytes has
+SMALL = {"task_bytes": 2 << 20}
 CODED = (
-    Way("--tiers pq4", {"tiers": "pq4"}, bound=True),
-    Way("--budget 5%", {"budget": "5%"}, bound=True, stats=True),
+    Way("--tiers pq4", {"tiers": "pq4", **SMALL}, bound=True),
+    Way("--budget 5%", {"budget": "5%", **SMALL}, bound=True, stats=True),
 )
 
 # without codebooks, whose training takes seconds, however small the tables are
@@ -79,6 +81,8 @@ class Shared:
         seconds: of the whole conversion, start of the processes included, by workers.
         trained: seconds thereof until codebooks were trained, which takes no longer for larger
             tables.
+        cpu: seconds of CPU of the workers, by their number; what else runs on the machine changes
+            these the least.
         private: most bytes of all processes beyond mapped files, by workers.
         told: by the conversions with one worker: see `benchmarks.conversion`.
     """
@@ -86,6 +90,7 @@ class Shared:
     way: Way
     seconds: dict[int, list[float]]
     trained: dict[int, list[float]]
+    cpu: dict[int, list[float]]
     private: dict[int, int]
     told: list[dict[str, Any]]
 
@@ -111,13 +116,14 @@ def run(inputs: Sequence[tuple[Input, Sequence[Way]]], rounds: int) -> list[Shar
 
 def _one(source: Input, way: Way, rounds: int) -> Shared:
     source.warm()
-    found = Shared(way, {1: [], 2: []}, {1: [], 2: []}, {1: 0, 2: 0}, [])
+    found = Shared(way, {1: [], 2: []}, {1: [], 2: []}, {1: [], 2: []}, {1: 0, 2: 0}, [])
     for _ in steps(range(rounds), way.name):
         for workers in (1, 2):
             ran = converted(source, way, workers=workers)
             told = json.loads(ran.out)
             found.seconds[workers].append(ran.seconds)
             found.trained[workers].append(told["stages"].get("train", 0.0))
+            found.cpu[workers].append(told["workers_cpu"])
             found.private[workers] = max(found.private[workers], ran.private)
             if workers == 1:
                 found.told.append(told)
@@ -139,7 +145,7 @@ def converted(source: Input, way: Way, *, keep: bool = False, **more: Any) -> Ra
 def text(found: Sequence[Shared]) -> str:
     """The table as markdown."""
     columns = (
-        "options|GB|1 worker, s|2 workers, s|1 / 2 by pair|median|without training|"
+        "options|GB|1 worker, s|2 workers, s|1 / 2 by pair|median|without training|CPU 2 / 1|"
         "unmapped MiB, 1 worker|2 workers"
     )
     lines = [
@@ -148,12 +154,14 @@ def text(found: Sequence[Shared]) -> str:
         (
             "Start of the processes included; where the CPU is the limit (**bold**) the bar is "
             "**≥ 1.6**, the others are limited by disk and memory. Training of codebooks does not "
-            "grow with the tables. Unmapped: most bytes beyond mapped files of all processes "
-            "together."
+            "grow with the tables; tasks of encodings with codebooks are small here, as many as "
+            "larger tables have. CPU: seconds of all workers; where two need as many as one, only "
+            "the lack of two free cores keeps them from half the time. Unmapped: most bytes "
+            "beyond mapped files of all processes together."
         ),
         "",
         f"| {columns.replace('|', ' | ')} |",
-        "|" + "---|" * 9,
+        "|" + "---|" * 10,
     ]
     for one in found:
         gained, growing = figure(one.gained), figure(one.gained_growing)
@@ -165,6 +173,7 @@ def text(found: Sequence[Shared]) -> str:
             ", ".join(f"{ratio:.2f}" for ratio in one.gained),
             f"{bold}{gained.median:.2f}{bold} ±{gained.spread / 2:.0%}",
             f"{bold}{growing.median:.2f}{bold} ±{growing.spread / 2:.0%}",
+            f"{figure(ratios(one.cpu[2], one.cpu[1])).median:.2f}",
             *(f"{one.private[n] / MIB:.0f}" for n in (1, 2)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -181,6 +190,7 @@ def document(found: Sequence[Shared]) -> list[dict[str, Any]]:
             "training_seconds": one.trained,
             "ratios": one.gained,
             "ratios_without_training": one.gained_growing,
+            "workers_cpu": one.cpu,
             "private": one.private,
             "told": one.told,
         }
