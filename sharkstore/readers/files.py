@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import threading
 from collections import OrderedDict
 from typing import Protocol
@@ -130,8 +131,11 @@ class LocalFile:
         self.place = path
         self._files = files
         try:
-            with open(path, "rb") as file:
-                self.size = os.fstat(file.fileno()).st_size
+            with open(path, "rb", opener=_without_waiting) as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise ValueError("a pipe or device, or a folder, and no file")
+                self.size = found.st_size
                 self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if self.size else None
         except (OSError, ValueError) as error:
             raise _unreadable(error, path) from error
@@ -147,6 +151,11 @@ class LocalFile:
         """Give the pages back; views stay good, and find them again in the page cache."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Pipes wait for whoever writes to them, files don't."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def open_files(folder: str) -> Files:

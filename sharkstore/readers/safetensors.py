@@ -57,6 +57,7 @@ class SafetensorsFile:
         if is_url(path):
             header, start = _remote_header(self._files.open(self.name))
         else:
+            _opened(self._files, self.name, path)  # safetensors would wait for a pipe
             header, start = _checked_header(path, path)
         self.stamp = f"{self.name} {self._files.stamp(self.name)}"
         self.metadata = header.pop("__metadata__", {})
@@ -76,6 +77,13 @@ class SafetensorsFile:
         last = self._starts[name] + stop * tensor.row_bytes
         block = self._files.open(self.name).read(first, last).view(raw_dtype(tensor.dtype))
         return block.reshape((stop - start, *tensor.shape[1:]) if tensor.shape else ())
+
+
+def _opened(files: Files, name: str, path: str) -> File:
+    try:
+        return files.open(name)
+    except CheckpointNotFoundError as error:
+        raise CheckpointNotFoundError("no such checkpoint", where=path) from error
 
 
 def _refuse_parts(metadata: Mapping[str, str], header: Mapping[str, Any], place: str) -> None:

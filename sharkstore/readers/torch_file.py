@@ -89,9 +89,9 @@ def _value(file: File) -> Any:
 
 def _state_dict(loaded: Any, place: str, left: dict[str, str]) -> Mapping[Any, Any]:
     """The mapping that holds tensors: the file itself, or what is under a known key."""
-    outer: list[int] = []  # a pickle may hold itself
+    outer: set[int] = set()  # a pickle may hold itself
     while isinstance(loaded, dict) and id(loaded) not in outer:
-        outer.append(id(loaded))
+        outer.add(id(loaded))
         key = _holder(loaded)
         if key is None:
             return _with_tensors(loaded, place)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import sharkstore.readers.files as files_module
-from sharkstore.errors import CheckpointNotFoundError
+from sharkstore.errors import CheckpointError, CheckpointNotFoundError
 from sharkstore.readers.files import open_files, split_place
+from sharkstore.readers.open import open_checkpoint
 
 
 def mapped_kib(path):
@@ -94,3 +95,13 @@ def test_a_missing_file_is_named(tmp_path):
 )
 def test_paths_and_urls_are_split_into_folder_and_name(place, parts):
     assert split_place(place) == parts
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors", "m.npz", "m.npy", ".metadata"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_device_is_refused_at_once(tmp_path, name, kind):
+    path = tmp_path / name
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    place = tmp_path if name == ".metadata" else path
+    with pytest.raises(CheckpointError, match=r"a pipe or device|no safetensors file"):
+        open_checkpoint(place)

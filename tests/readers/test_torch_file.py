@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -327,6 +328,16 @@ def test_a_state_dict_that_holds_itself_is_refused(tmp_path):
     value["model"] = {"state_dict": value}
     with pytest.raises(CheckpointError, match=r"no state dict in it .got itself"):
         opened(tmp_path, value)
+
+
+def test_a_state_dict_at_no_depth_takes_long_to_find(tmp_path):
+    deep = b"\x80\x02" + b"}X\x05\x00\x00\x00model" * 200_000 + b"}" + b"s" * 200_000 + b"."
+    source = saved(tmp_path, {"w": W})
+    path = rezipped(source, lambda name, raw: deep if name.endswith("data.pkl") else raw)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match="no state dict in it"):
+        TorchFile(str(path))
+    assert time.perf_counter() - start < 10
 
 
 def test_no_torch_is_needed(tmp_path):
