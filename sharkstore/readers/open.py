@@ -105,13 +105,21 @@ def _by_suffix(place: str) -> Callable[[str], Checkpoint] | None:
 
 
 def _checked(checkpoint: Checkpoint, place: str) -> Checkpoint:
-    """Keys must be text that JSON and terminals can carry."""
+    """Keys, and the name that provenance has, must be text that JSON and terminals can carry."""
+    if not _is_text(checkpoint.name):
+        raise CheckpointError(f"its name {checkpoint.name!r} is not Unicode text: rename it")
     for name in (*checkpoint.tensors, *checkpoint.left):
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise CheckpointError(f"key {name!r} is not Unicode text", where=place) from error
+        if not _is_text(name):
+            raise CheckpointError(f"key {name!r} is not Unicode text", where=place)
     return checkpoint
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _in_folder(folder: str, rank_files: str | None, sharded: Sequence[str]) -> Checkpoint:

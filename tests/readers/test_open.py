@@ -1,6 +1,7 @@
 """What a path is taken for."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -144,3 +145,10 @@ def test_an_unknown_ending_names_the_known_ones(tmp_path):
     path.write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"expected \.safetensors.*\.pt"):
         open_checkpoint(path)
+
+
+def test_a_name_that_is_no_unicode_text_is_refused(tmp_path):
+    save(tmp_path / "m.safetensors", {"w": random_rows(2, 2)})
+    os.rename(tmp_path / "m.safetensors", os.fsencode(tmp_path) + b"/\xff.safetensors")
+    with pytest.raises(CheckpointError, match="not Unicode text: rename it"):
+        open_checkpoint(tmp_path)
