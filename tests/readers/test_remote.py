@@ -326,7 +326,7 @@ def test_a_wrong_bucket_is_not_found(s3, place):
 
 
 @pytest.mark.parametrize(
-    ("place", "expected"), [("folder", "a folder"), ("model.ckpt", r"\.safetensors.*\.npz")]
+    ("place", "expected"), [("folder", "a folder"), ("model.h5", r"\.safetensors.*\.npz")]
 )
 def test_what_is_neither_a_folder_nor_of_a_known_kind_says_so(bucket, place, expected):
     (bucket / "model.ckpt").write_text("1")
