@@ -19,7 +19,7 @@ from sharkstore.plan.stats import Stats
 from sharkstore.plan.weigh import Weights, weights_of
 from sharkstore.quant.metric import mean_diagonal
 from sharkstore.tensors import Tensor, TensorSource
-from sharkstore.write.sample import MOST, Sample, draw_two
+from sharkstore.write.sample import MOST, Room, Sample, draw_two
 
 Progress = Callable[[str, int, int], None]
 
@@ -73,7 +73,7 @@ class Allocator:
 
         Args:
             encodings: allowed: of all tables, or by table as they are.
-            folder: for samples, see `draw_two`.
+            folder: for samples, see `Room`.
 
         Raises:
             StatsError, PlanError: the stats or the encodings don't suit the tables.
@@ -87,8 +87,9 @@ class Allocator:
         check_floors(floors, [table.name for table in stored])
         weights = weights_of(stats, stored, weigh)
         most = rows_to_draw(stored)
+        room = Room(sum(2 * 4 * min(one.rows, most) * one.dim for one in stored), folder)
         samples = {
-            table.name: draw_two(source, tensors[table.name], weights[table.name], most, folder)
+            table.name: draw_two(source, tensors[table.name], weights[table.name], most, room)
             for table in stored
         }
         unit = unit_of({name: sample for name, (sample, _) in samples.items()}, weights)

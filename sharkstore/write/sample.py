@@ -52,6 +52,29 @@ class Sample:
         return cls(np.empty(0, np.int64), rows, np.empty(0), np.empty(0))
 
 
+class Room:
+    """Room for the rows of many samples, one after the other: every mapping holds a descriptor.
+
+    Args:
+        nbytes: of all of them, at most.
+        folder: where they may lie in a mapped file, that has no name and goes with them; None:
+            in memory.
+    """
+
+    def __init__(self, nbytes: int = 0, folder: str | None = None) -> None:
+        self._left: NDArray[np.uint8] | None = None
+        if folder is not None and nbytes:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                self._left = np.asarray(np.memmap(file, np.uint8, "w+", shape=(nbytes,)))
+
+    def rows(self, count: int, dim: int) -> NDArray[np.float32]:
+        """Room for some rows: float32 (count, dim)."""
+        if self._left is None:
+            return np.empty((count, dim), np.float32)
+        own, self._left = np.split(self._left, [4 * count * dim])
+        return own.view(np.float32).reshape(count, dim)
+
+
 def draw(
     source: TensorSource,
     tensor: Tensor,
@@ -72,28 +95,20 @@ def draw_two(
     tensor: Tensor,
     weights: Weights,
     most: int = MOST,
-    folder: str | None = None,
+    room: Room | None = None,
 ) -> tuple[Sample, Sample]:
     """The same, and as many rows between these: what is fitted to some is measured on others.
 
     Rows of weights that few have, which are all taken, are in both.
 
     Args:
-        folder: where the rows may lie in mapped files: samples of many tables are large.
+        room: for the rows, if not memory: samples of many tables are large.
     """
     first, second = _pick(tensor.rows, weights, most, None, 2)
-    sample = _taken(source, tensor, weights, *first, folder)
+    sample = _taken(source, tensor, weights, *first, room)
     if len(sample.ids) == tensor.rows:
         return sample, sample
-    return sample, _taken(source, tensor, weights, *second, folder)
-
-
-def _rows(shape: tuple[int, int], folder: str | None) -> NDArray[np.float32]:
-    """Room for rows: in memory, or in a mapped file that has no name and goes with them."""
-    if folder is None or 0 in shape:
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.asarray(np.memmap(file, np.float32, "w+", shape=shape))
+    return sample, _taken(source, tensor, weights, *second, room)
 
 
 def _taken(
@@ -102,9 +117,9 @@ def _taken(
     weights: Weights,
     ids: I64,
     stands: F64,
-    folder: str | None = None,
+    room: Room | None = None,
 ) -> Sample:
-    rows = _rows((len(ids), tensor.shape[1]), folder)
+    rows = (room or Room()).rows(len(ids), tensor.shape[1])
     values = np.empty(len(ids))
     # a checkpoint in shards, or far away, gives rows that take memory
     step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))

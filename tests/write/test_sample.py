@@ -1,11 +1,13 @@
 """Rows that stand for a table."""
 
+import os
+
 import numpy as np
 import pytest
 
 from sharkstore.plan.weigh import Weights
 from sharkstore.tensors import Tensor
-from sharkstore.write.sample import draw, draw_two
+from sharkstore.write.sample import Room, draw, draw_two
 
 
 class Rows:
@@ -89,3 +91,17 @@ def test_of_two_samples_rows_of_common_weights_are_in_one_alone():
 def test_all_rows_of_a_small_table_are_both_samples():
     first, second = draw_two(Rows(), tensor(100), Weights(values=np.arange(100)))
     assert first is second
+
+
+def test_samples_of_many_tables_lie_in_one_file(tmp_path):
+    tables = [tensor(100 + n) for n in range(20)]
+    before = len(os.listdir("/dev/fd"))
+    room = Room(sum(2 * 4 * 60 * table.shape[1] for table in tables), str(tmp_path))
+    pairs = [draw_two(Rows(), table, Weights(), 60, room) for table in tables]
+    assert len(os.listdir("/dev/fd")) <= before + 1
+    assert not os.listdir(tmp_path)
+    for table, (first, second) in zip(tables, pairs, strict=True):
+        for found, expected in zip(
+            (first, second), draw_two(Rows(), table, Weights(), 60), strict=True
+        ):
+            np.testing.assert_array_equal(found.rows, expected.rows)
