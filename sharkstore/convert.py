@@ -31,7 +31,7 @@ from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import Opening
 from sharkstore.stats.file import open_stats
 from sharkstore.write.crew import Crew
-from sharkstore.write.files import Destination
+from sharkstore.write.files import Destination, is_outside
 from sharkstore.write.journal import Journal
 from sharkstore.write.layout import data_bytes, plan_metadata
 from sharkstore.write.memory import check_workers, threads_within
@@ -169,8 +169,9 @@ def convert_checkpoint(
 
     Raises:
         CheckpointNotFoundError, CheckpointError, StatsError, PlanError, NonFiniteError,
-        DestinationError, WriteError: nothing is left at the destination.
-        WorkerError: workers were lost; the same call goes on from there.
+        DestinationError: nothing is left at the destination.
+        WriteError, WorkerError: the disk is full, or workers were lost; as after an interrupt,
+            the same call goes on from there.
     """
     if workers is not None and dask is not None:
         raise ArgumentError("workers of this machine, or those of a Dask cluster: not both")
@@ -226,10 +227,10 @@ def convert_checkpoint(
     return replace(done, resumed=earlier.chunks)
 
 
-def unfinished(store: Path) -> str | None:
-    """Where work of a conversion to this place lies that was stopped; None if there is none."""
+def unfinished(store: Path, error: BaseException) -> str | None:
+    """Where work of a conversion lies that ended in this error; None if there is none to go on."""
     partial = Destination(os.fsdecode(store), overwrite=True).partial
-    return partial if os.path.isdir(partial) else None
+    return partial if is_outside(error) and os.path.isdir(partial) else None
 
 
 def _planned(asked: Asked) -> Conversion:

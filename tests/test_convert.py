@@ -680,7 +680,7 @@ def test_a_value_that_doesnt_fit_leaves_nothing(convert, tmp_path, encoding):
 
 
 @pytest.mark.parametrize("tiers", ["f32", "f32=1%,f16=rest"], ids=["chunk", "row-map"])
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, tiers):
+def test_a_full_disk_is_told_and_the_work_goes_on_when_there_is_room(tmp_path, tiers):
     source = save(tmp_path / "big.safetensors", {"emb": np.zeros((800_000, 1), np.float32)})
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, source, tmp_path / "m.shark", tiers],
@@ -690,7 +690,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, tiers):
     )
     assert done.stdout.startswith("WriteError ")
     assert "can't write: File too large" in done.stdout
-    assert names(tmp_path) == ["big.safetensors"]
+    assert names(tmp_path) == [".m.shark.partial", "big.safetensors"]
+    said = []
+    convert_checkpoint(source, tmp_path / "m.shark", tiers=tiers, tell=said.append)
+    assert len(said) == (tiers == "f32")  # ranks come first: nothing was read yet
+    assert names(tmp_path) == ["big.safetensors", "m.shark"]
 
 
 @pytest.mark.parametrize(

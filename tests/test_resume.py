@@ -205,6 +205,23 @@ def test_parts_that_were_damaged_since_are_made_again(inputs, tmp_path, damage):
     assert contents(tmp_path / "m.shark") == contents(tmp_path / "fresh.shark")
 
 
+@pytest.mark.parametrize(
+    "lost", ["rowmap.0", "codebooks.0.safetensors", "*/choices.0", "plan.json"]
+)
+@pytest.mark.parametrize("how", ["gone", "short"])
+def test_without_a_file_that_later_tasks_need_all_is_done_again(inputs, tmp_path, lost, how):
+    options = BUDGET if "choices" in lost else CODED
+    journal = stopped(inputs, tmp_path / "m.shark", **options)
+    (path,) = journal.parent.glob(lost)
+    if how == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, 5)
+    assert "going on" not in convert(inputs, tmp_path / "m.shark", **options)
+    convert(inputs, tmp_path / "fresh.shark", **options)
+    assert contents(tmp_path / "m.shark") == contents(tmp_path / "fresh.shark")
+
+
 def test_while_one_converts_a_second_says_so_and_leaves(inputs, tmp_path):
     store = tmp_path / "m.shark"
     with subprocess.Popen(command(inputs, store, **TIERS), stdout=subprocess.DEVNULL) as run:

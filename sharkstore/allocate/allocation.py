@@ -182,6 +182,7 @@ class Allocation:
             if len(table.row_bytes) > 1:
                 with reported(self._path(index)), open(self._path(index), "ab") as file:
                     file.truncate(CHOICE_BYTES * table.plan.rows)
+                site.journal.keep(self._path(index))
                 own = table.narrowed((levels[0], levels[-1])).to_measure()
                 tasks += [Measuring(own, levels, self._path(index), span) for span in _spans(table)]
         stage = "measure" if turn == 0 else f"measure again {turn}"

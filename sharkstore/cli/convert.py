@@ -28,7 +28,7 @@ from sharkstore.cli.render import (
     show_json,
 )
 from sharkstore.convert import convert_checkpoint, unfinished
-from sharkstore.errors import DestinationError, WorkerError, WriteError
+from sharkstore.errors import DestinationError, SharkstoreError, WriteError
 from sharkstore.plan.amounts import parse_amount, parse_share, parse_size
 from sharkstore.plan.policy import PRUNING, RANKS
 from sharkstore.plan.prune import check_least
@@ -202,11 +202,14 @@ def _told_if_stopped(store: str, *, quiet: bool) -> Iterator[None]:
     """Say what a conversion that is stopped leaves, and what for."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, WorkerError):
-        left = unfinished(store)
+    except (KeyboardInterrupt, SystemExit, SharkstoreError) as error:
+        left = unfinished(store, error)
         if left is not None:
-            text = f"stopped; the same command goes on from here, or remove {left}"
-            note(text, quiet=quiet)
+            how = f"the same command goes on from here, or remove {left}"
+            if isinstance(error, SharkstoreError):
+                error.args = (f"{error}; {how}",)
+            else:
+                note(f"stopped; {how}", quiet=quiet)
         raise
 
 

@@ -18,7 +18,7 @@ from sharkstore.plan.prune import (
     weakest_fields,
     weakest_share,
 )
-from sharkstore.plan.select import can_be_table, check_size, choose_tables
+from sharkstore.plan.select import can_be_table, check_size, choose_tables, optimizer_state
 from sharkstore.plan.stats import Stats, check_stats, rows_at_least
 from sharkstore.plan.tiers import TierPolicy, parse_tiers
 from sharkstore.tensors import Tensor
@@ -37,6 +37,10 @@ def build_plan(
     """
     tiers = parse_tiers(policy.tiers or "int8")
     check_stats(stats, tensors)
+    if not policy.tables:
+        states = optimizer_state(tensors)
+        left = {**left, **states}
+        tensors = {name: one for name, one in tensors.items() if name not in states}
     chosen = choose_tables(tensors, policy.tables, stats.tables, left)
     fields = {
         name: FieldPlan(

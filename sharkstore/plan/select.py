@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import combinations
 
 from sharkstore.errors import PlanError
 from sharkstore.format.layout import MAX_DIM, MAX_ROWS
@@ -38,6 +39,24 @@ def choose_tables(
             chosen[name] = why
     _check_named(tensors, chosen, patterns, in_stats, left or {})
     return chosen
+
+
+def optimizer_state(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What an optimizer keeps beside a parameter, with the reason why it is left.
+
+    Its key has that of the parameter in it, and something behind (`state.emb.weight.exp_avg`), and
+    it has as many values, or one a row, or one.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        for start, stop in combinations(range(len(parts)), 2):
+            owner = tensors.get(".".join(parts[start:stop]))
+            if owner is not None and len(owner.shape) == 2:
+                rows = owner.shape[0]
+                if tensor.shape in (owner.shape, (rows,), (rows, 1), (1,), ()):
+                    found[name] = "kept beside a parameter, as optimizers do"
+    return found
 
 
 def _why_taken(

@@ -23,7 +23,7 @@ U8 = NDArray[np.uint8]
 # bytes that are handed out before those handed out earlier are unmapped
 WINDOW_BYTES = 32 << 20
 # every mapping holds a file descriptor, and checkpoints have thousands of files
-MOST_MAPPED = 128
+MOST_MAPPED = 64
 
 
 class File(Protocol):
@@ -101,12 +101,12 @@ class LocalFiles:
             return self._open[name]
 
     def stamp(self, name: str) -> str:
-        """Size and time of the last change."""
+        """Size, and times of the last change: of its bytes, and of the file under this name."""
         try:
             found = os.stat(self._path(name))
         except OSError as error:
             raise _unreadable(error, self._path(name)) from error
-        return f"{found.st_size}-{found.st_mtime_ns}"
+        return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def hand_out(self, file: LocalFile, nbytes: int) -> None:
         """Unmap what was handed out, once it is too much; then take in what comes next."""

@@ -58,14 +58,15 @@ def train_books(rows: TableRows, table: TablePlan, stats: Stats) -> Books:
     }
 
 
-def save_books(folder: str, scratch: str, index: int, books: Books) -> None:
-    """Leave the codebooks of the plan's table `index` in a folder, durably."""
-    path = _path(folder, index)
+def save_books(folder: str, scratch: str, index: int, books: Books) -> str:
+    """Leave the codebooks of the plan's table `index` in a folder, durably; the file's path."""
+    path = books_path(folder, index)
     made = os.path.join(scratch, uuid.uuid4().hex)
     arrays = {str(tier): np.ascontiguousarray(book) for tier, book in books.items()}
     write_document(made, save(arrays))
     with reported(path):
         os.replace(made, path)
+    return path
 
 
 def load_books(folder: str, plan: Plan) -> dict[str, Books]:
@@ -73,13 +74,14 @@ def load_books(folder: str, plan: Plan) -> dict[str, Books]:
     found: dict[str, Books] = {}
     for index, table in enumerate(plan.tables):
         if is_coded(table):
-            with open(_path(folder, index), "rb") as file:
+            with open(books_path(folder, index), "rb") as file:
                 arrays = load(file.read())
             found[table.name] = {int(tier): book for tier, book in sorted(arrays.items())}
     return found
 
 
-def _path(folder: str, index: int) -> str:
+def books_path(folder: str, index: int) -> str:
+    """Where the codebooks of the plan's table `index` lie until they are in the store."""
     return os.path.join(folder, f"codebooks.{index}.safetensors")
 
 

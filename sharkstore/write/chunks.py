@@ -84,6 +84,7 @@ class Inputs:
     codebooks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     store: str = ""
     scratch: str = ""
+    _by_name: dict[str, TableMetadata] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -109,7 +110,9 @@ class Inputs:
 
     def table(self, name: str) -> TableMetadata:
         """Metadata of a table."""
-        return next(table for table in self.metadata.tables if table.name == name)
+        if not self._by_name:
+            self._by_name.update((table.name, table) for table in self.metadata.tables)
+        return self._by_name[name]
 
 
 def write_chunks(inputs: Inputs, batch: Sequence[ChunkTask]) -> list[int]:

@@ -15,7 +15,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.errors import DestinationError, SharkstoreError, WorkerError, WriteError
+from sharkstore.errors import (
+    CheckpointError,
+    DestinationError,
+    SharkstoreError,
+    WorkerError,
+    WriteError,
+)
 from sharkstore.format.layout import ROOT_DOCUMENT
 from sharkstore.format.validate import check
 
@@ -24,8 +30,17 @@ RENAME_EXCHANGE = 2
 ASIDE = ".old"
 # in the folder of work: what its result depends on
 IDENTITY = "identity.json"
-# a run that ends by these was stopped, and its work can go on
-STOPPED = (KeyboardInterrupt, SystemExit, WorkerError)
+JOURNAL = "journal"
+
+
+def is_outside(error: BaseException) -> bool:
+    """Whether a run was ended by what its inputs are not to blame for, so that its work can go on.
+
+    A signal, lost workers, a full disk, a network that is down.
+    """
+    if isinstance(error, WriteError | CheckpointError):
+        return isinstance(error.__cause__, OSError)
+    return isinstance(error, KeyboardInterrupt | SystemExit | WorkerError)
 
 
 def write_all(descriptor: int, data: NDArray[np.uint8]) -> None:
@@ -57,7 +72,7 @@ def reported(path: str) -> Iterator[None]:
     except SharkstoreError:
         raise
     except OSError as error:
-        remedy = "free some room and convert again" if error.errno == errno.ENOSPC else ""
+        remedy = "free some room" if error.errno == errno.ENOSPC else ""
         raise WriteError(f"can't write: {error.strerror}", where=path, remedy=remedy) from error
 
 
@@ -65,7 +80,7 @@ class Destination:
     """A store under way beside its destination, in `.<name>.partial`, locked while written.
 
     As a context manager: takes the lock, and removes what is under way when it is left, unless
-    the run was stopped from outside: what it did is taken up by the next one then.
+    the run was ended from outside: what it did is taken up by the next one then.
 
     Attributes:
         partial: folder of what is under way.
@@ -110,12 +125,19 @@ class Destination:
                 os.makedirs(self.store, exist_ok=True)
                 os.makedirs(self.work, exist_ok=True)
         except BaseException:
-            self._leave(stopped=False)
+            self._leave(stopped=True)
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._leave(stopped=kind is not None and issubclass(kind, STOPPED))
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._leave(stopped=error is not None and is_outside(error) and self._begun())
+
+    def _begun(self) -> bool:
+        """Whether anything was done that another run could take up."""
+        try:
+            return os.path.getsize(os.path.join(self.work, JOURNAL)) > 0
+        except OSError:
+            return False
 
     def _leave(self, *, stopped: bool) -> None:
         if not stopped:
@@ -162,7 +184,7 @@ class Destination:
                 _exchange(self.store, self.path)
             else:
                 os.rename(self.store, self.path)
-            _sync_folder(os.path.dirname(self.path))
+            sync_folder(os.path.dirname(self.path))
 
 
 def _is_replaceable(path: str) -> bool:
@@ -226,10 +248,10 @@ def _exchange(partial: str, path: str) -> None:
 
 def _sync_folders(top: str) -> None:
     for folder, _, _ in os.walk(top):
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

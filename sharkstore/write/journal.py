@@ -17,9 +17,18 @@ from typing import Any, Self
 import numpy as np
 
 from sharkstore.checksum import crc32c
-from sharkstore.write.files import IDENTITY, Destination, reported, write_all, write_document
+from sharkstore.write.files import (
+    IDENTITY,
+    JOURNAL,
+    Destination,
+    reported,
+    sync_folder,
+    write_all,
+    write_document,
+)
 
-JOURNAL = "journal"
+# names of what is kept: files, with their sizes
+FILE = "file "
 # folders of one run only
 RUN = "run-"
 
@@ -51,7 +60,7 @@ class Journal:
                     shutil.rmtree(entry.path)
             earlier = _earlier(place.work)
             self.changed: tuple[str, ...] = ()
-            if identity is None or earlier != identity:
+            if identity is None or earlier != identity or not _is_whole(place.work):
                 place.clear()
                 self.changed = _changed(earlier, identity)
                 write_document(os.path.join(place.work, IDENTITY), json.dumps(identity).encode())
@@ -59,7 +68,8 @@ class Journal:
             os.mkdir(self.scratch)
             path = os.path.join(place.work, JOURNAL)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            self._done = self._read()
+            self._done, good = _read(path)
+            os.ftruncate(self._file, good)
 
     def __enter__(self) -> Self:
         return self
@@ -84,19 +94,40 @@ class Journal:
             write_all(self._file, np.frombuffer(line, np.uint8))
         self._done[name] = text
 
-    def _read(self) -> dict[str, bytes]:
-        """Results by name, as the file has them: of large checkpoints there are many."""
-        done, good = {}, 0
-        with open(self._file, "rb", closefd=False) as file:
-            for line in file:
-                entry = line[9:-1]
-                if not line.endswith(b"\n") or line[:8] != b"%08x" % _crc(entry):
-                    break
-                name, _, text = entry.partition(b"\t")
-                done[name.decode()] = text
-                good += len(line)
-        os.ftruncate(self._file, good)
-        return done
+    def keep(self, path: str) -> None:
+        """Take in a file of the folder, whole and durable: without it the rest is of no use."""
+        name = FILE + os.path.relpath(path, self.folder)
+        if name not in self._done:
+            with reported(path):
+                sync_folder(os.path.dirname(path))
+                self.add(name, os.path.getsize(path))
+
+
+def _read(path: str) -> tuple[dict[str, bytes], int]:
+    """Results by name, as the file has them, of which there may be many; and its good bytes."""
+    done, good = {}, 0
+    with open(path, "rb") as file:
+        for line in file:
+            entry = line[9:-1]
+            if not line.endswith(b"\n") or line[:8] != b"%08x" % _crc(entry):
+                break
+            name, _, text = entry.partition(b"\t")
+            done[name.decode()] = text
+            good += len(line)
+    return done, good
+
+
+def _is_whole(folder: str) -> bool:
+    """Whether all files are there that finished tasks left for later ones."""
+    try:
+        done, _ = _read(os.path.join(folder, JOURNAL))
+        return all(
+            os.path.getsize(os.path.join(folder, name.removeprefix(FILE))) == int(size)
+            for name, size in done.items()
+            if name.startswith(FILE)
+        )
+    except OSError:
+        return False
 
 
 def _crc(text: bytes) -> int:

@@ -14,7 +14,7 @@ from sharkstore.format.layout import TRAILER_BYTES
 from sharkstore.format.metadata import StoreMetadata
 from sharkstore.plan.model import Plan
 from sharkstore.write import chunks, elsewhere, prepare, scan
-from sharkstore.write.books import is_coded, load_books
+from sharkstore.write.books import books_path, is_coded, load_books
 from sharkstore.write.chunks import ChunkTask, chunk_tasks
 from sharkstore.write.files import write_document
 from sharkstore.write.prepare import Prepared
@@ -22,11 +22,13 @@ from sharkstore.write.ranks import passes
 from sharkstore.write.scan import Scan, Scanned, Span
 from sharkstore.write.site import Site, batches
 from sharkstore.write.survey import Surveys, survey_of
-from sharkstore.write.tables import Tables, has_rowmap
+from sharkstore.write.tables import Tables, has_rowmap, rowmap_path
 
 # bytes that one task encodes, and four times as many as one looks at: few enough for many workers
 # and a steady progress
 BATCH_BYTES = 256 << 20
+# that a file counts at least: to make a small one durable takes as long
+FILE_BYTES = 1 << 20
 
 
 class Stages:
@@ -48,8 +50,9 @@ class Stages:
             if has_rowmap(table) and table.order != "loss"
         ]
         submit = self.site.submit(prepare.rank_table, elsewhere.rank_there, self._prepared())
-        for _ in self.site.carry_out("rank", own, [self._rank_bytes(i) for i in own], submit):
-            pass
+        costs = [self._rank_bytes(index) for index in own]
+        for index, _ in zip(own, self.site.carry_out("rank", own, costs, submit), strict=True):
+            self.site.journal.keep(rowmap_path(self.site.journal.folder, index))
 
     def survey(self) -> Surveys:
         """Look at all that will be stored.
@@ -81,8 +84,9 @@ class Stages:
         tables = enumerate(self.plan.tables)
         own = [index for index, table in tables if is_coded(table) and table.order != "loss"]
         submit = self.site.submit(prepare.train_table, elsewhere.train_there, self._prepared())
-        for _ in self.site.carry_out("train", own, [1] * len(own), submit):
-            pass
+        costs = [1] * len(own)
+        for index, _ in zip(own, self.site.carry_out("train", own, costs, submit), strict=True):
+            self.site.journal.keep(books_path(self.site.journal.folder, index))
 
     def write(
         self, metadata: StoreMetadata, means: Mapping[str, NDArray[np.float32]]
@@ -119,7 +123,7 @@ class Stages:
         """Bytes that a chunk is made of: those of its rows in float32, where it has some."""
         first, last = task.slots
         dim = 0 if task.tier is None else self.inputs.tensors[task.owner].shape[1]
-        return max(task.array.file_bytes, 4 * dim * (last - first))
+        return max(FILE_BYTES, task.array.file_bytes, 4 * dim * (last - first))
 
     def _prepared(self) -> Prepared:
         journal = self.site.journal

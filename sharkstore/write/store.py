@@ -130,11 +130,14 @@ def _decided(plan: Plan, site: Site, allotment: Allotment | None) -> Plan:
             if table.order == "loss" and has_rowmap(table):
                 with reported(path):
                     write_rowmap(path, len(table.tiers), allotment.tiers(table.name))
+                journal.keep(path)
             if table.order == "loss" and is_coded(table):
                 books = allotment.codebooks[table.name]
-                save_books(journal.folder, journal.scratch, index, books)
+                journal.keep(save_books(journal.folder, journal.scratch, index, books))
     text = plan.text()
-    write_document(os.path.join(journal.folder, elsewhere.PLAN), text.encode())
+    path = os.path.join(journal.folder, elsewhere.PLAN)
+    write_document(path, text.encode())
+    journal.keep(path)
     journal.add(DECIDED, text)
     return plan
 

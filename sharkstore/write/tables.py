@@ -19,7 +19,7 @@ from sharkstore.write.books import Books, rounded_rows
 from sharkstore.write.rows import TableRows
 
 # every row map that is open holds a file descriptor
-MOST_OPEN = 64
+MOST_OPEN = 16
 
 
 def rowmap_path(folder: str, index: int) -> str:

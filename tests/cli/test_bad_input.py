@@ -263,7 +263,8 @@ def test_a_disk_that_is_full(spawn, tmp_path):
     source = save(tmp_path / "m.safetensors", {"emb": np.zeros((100_000, 4), np.float32)})
     done = spawn("convert", source, tmp_path / "m.shark", preexec_fn=limit)
     check(done, FAILED, "tables/emb/0/c/0/0: can't write")
-    assert names(tmp_path) == ["m.safetensors"]
+    assert f"goes on from here, or remove {tmp_path}/.m.shark.partial" in done.err
+    assert names(tmp_path) == [".m.shark.partial", "m.safetensors"]
 
 
 # --- stores ----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from sharkstore.errors import PlanError
-from sharkstore.plan.select import choose_tables
+from sharkstore.plan.select import choose_tables, optimizer_state
 from sharkstore.tensors import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -147,3 +147,22 @@ def test_where_no_table_is_found_what_was_left_is_told():
     left = {"emb.weight": "only rows 0 to 4 of a DTensor", **dict.fromkeys("abcd", "a int")}
     with pytest.raises(PlanError, match=r"left out are emb\.weight: only rows 0 to 4.*, …"):
         choose_tables({}, (), set(), left)
+
+
+def test_what_lies_beside_a_parameter_under_its_key_is_an_optimizers():
+    shapes = {
+        "emb.weight": (9, 4),
+        "emb.bias": (9,),
+        "state.emb.weight.exp_avg": (9, 4),
+        "state.emb.weight.step": (),
+        "emb.weight.momentum1": (9,),
+        "optim.emb.weight.state.sum": (9, 1),
+    }
+    tensors = {name: Tensor(name, shape, "float32") for name, shape in shapes.items()}
+    assert list(optimizer_state(tensors)) == list(shapes)[2:]
+
+
+def test_what_is_no_optimizers_is_none():
+    shapes = {"a.weight": (9, 4), "a.b.weight": (9, 4), "a.weight.g": (4, 9), "s": (), "s.t": ()}
+    tensors = {name: Tensor(name, shape, "float32") for name, shape in shapes.items()}
+    assert optimizer_state(tensors) == {}

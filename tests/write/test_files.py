@@ -88,6 +88,7 @@ def test_nothing_is_at_the_destination_before_the_commit(tmp_path):
 def fail(path, kind):
     with Destination(str(path), overwrite=False) as place:
         write_document(os.path.join(place.store, "deep", "text"), b"new")
+        write_document(os.path.join(place.work, "journal"), b"done")
         raise kind
 
 
@@ -101,7 +102,9 @@ def test_an_exception_leaves_nothing_behind(tmp_path):
 def test_what_a_stopped_run_did_is_kept(tmp_path, kind):
     with pytest.raises(kind if isinstance(kind, type) else type(kind)):
         fail(tmp_path / "m.shark", kind)
-    assert contents(tmp_path) == {".m.shark.partial/store/deep/text": b"new"}
+    partial = ".m.shark.partial"
+    kept = {f"{partial}/store/deep/text": b"new", f"{partial}/work/journal": b"done"}
+    assert contents(tmp_path) == kept
     with Destination(str(tmp_path / "m.shark"), overwrite=False) as place:
         place.clear()
         place.commit()
