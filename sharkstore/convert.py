@@ -26,7 +26,7 @@ from sharkstore.plan.model import Default, NonFinite, Plan, Weigh, parse_plan
 from sharkstore.plan.policy import Method, Policy, Rank, RoundingChoice
 from sharkstore.plan.pruned import Pruned, pruned_tables
 from sharkstore.plan.stats import Stats
-from sharkstore.readers.files import is_url
+from sharkstore.readers.files import CACHE_BYTES, is_url
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import Opening
 from sharkstore.stats.file import open_stats
@@ -34,7 +34,7 @@ from sharkstore.write.crew import Crew
 from sharkstore.write.files import Destination, is_outside
 from sharkstore.write.journal import Journal
 from sharkstore.write.layout import data_bytes, plan_metadata
-from sharkstore.write.memory import check_workers, threads_within
+from sharkstore.write.memory import Load, check_workers, threads_within
 from sharkstore.write.site import Inputs, Progress, Site
 from sharkstore.write.store import DECIDED, fill_store
 
@@ -212,7 +212,7 @@ def convert_checkpoint(
         return _planned(asked)
     measures = None if stats is None else os.path.abspath(os.fsdecode(stats))
     inputs = Inputs(source, source.tensors, measured, opening.open, partial(_stats, measures))
-    crew = _crew(asked, workers, dask, max_memory)
+    crew = _crew(asked, opening.place, workers, dask, max_memory)
     with (
         crew,  # let go whatever happens; and, below, before what it works on is
         Destination(os.fsdecode(store), overwrite=overwrite) as place,
@@ -270,14 +270,17 @@ def _stats(path: str | None) -> Stats:
     return Stats() if path is None else open_stats(path)
 
 
-def _crew(asked: Asked, workers: int | None, dask: str | None, max_memory: str | None) -> Crew:
+def _crew(
+    asked: Asked, place: str, workers: int | None, dask: str | None, max_memory: str | None
+) -> Crew:
     """Who does the work, within some memory."""
     limit = None if max_memory is None else parse_size(max_memory, "--max-memory")
-    limited = asked.policy is not None and asked.policy.limited
+    limited = asked.plan.budget if asked.policy is None else asked.policy.limited
+    load = Load(asked.plan, bool(limited), CACHE_BYTES if is_url(place) else 0)
     if workers is not None:
-        check_workers(limit, workers, asked.plan, decides=limited)
+        check_workers(limit, workers, load)
         return Crew.of_processes(workers)
-    threads = threads_within(limit, asked.plan, decides=limited)
+    threads = threads_within(limit, load)
     return Crew.of_threads(threads) if dask is None else Crew.of_dask(dask)
 
 

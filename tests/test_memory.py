@@ -30,7 +30,7 @@ watcher.start()
 convert_checkpoint(sys.argv[1], sys.argv[2], **OPTIONS)
 over.set()
 watcher.join()
-print(peak[0] - before)
+print([before, peak[0]])
 """
 
 
@@ -42,8 +42,9 @@ def run(code, *arguments):
 
 
 def converted(source, store, **options):
-    """MiB beyond mapped files that a conversion took at most."""
-    return run(f"OPTIONS = {options!r}" + CONVERSION, source, store)
+    """MiB beyond mapped files: of the process, and what a conversion added at most."""
+    before, peak = run(f"OPTIONS = {options!r}" + CONVERSION, source, store)
+    return peak, peak - before
 
 
 def sparse_checkpoint(path, rows, dim):
@@ -62,9 +63,16 @@ def test_memory_of_a_conversion_does_not_grow_with_the_table(tmp_path, tiers):
     peaks = []
     for size in (512, 1024):
         path = sparse_checkpoint(tmp_path / f"{size}.safetensors", size * MIB // 256, 64)
-        peaks.append(converted(path, tmp_path / f"{size}.shark", tiers=tiers))
+        peaks.append(converted(path, tmp_path / f"{size}.shark", tiers=tiers)[1])
     assert peaks[1] < 120
     assert peaks[1] < peaks[0] + 30
+
+
+@pytest.mark.parametrize("tiers", ["f32", "int8", "f32=1%,f16=9%,int4=rest"])
+def test_a_limit_is_kept_by_a_checkpoint_eight_times_as_large(tmp_path, tiers):
+    path = sparse_checkpoint(tmp_path / "m.safetensors", 8 * 128 * MIB // 256, 64)
+    whole, _ = converted(path, tmp_path / "m.shark", tiers=tiers, max_memory="128MiB")
+    assert whole < 128
 
 
 def test_memory_of_a_budget_does_not_grow_with_the_table(tmp_path):
@@ -72,7 +80,7 @@ def test_memory_of_a_budget_does_not_grow_with_the_table(tmp_path):
     peaks = []
     for rows in (1 << 17, 1 << 19):
         path = save(tmp_path / f"{rows}.safetensors", {"emb": random_rows(rows, 32)})
-        peaks.append(converted(path, tmp_path / f"{rows}.shark", **options))
+        peaks.append(converted(path, tmp_path / f"{rows}.shark", **options)[1])
     assert peaks[1] < 120
     assert peaks[1] < peaks[0] + 40
 

@@ -22,6 +22,8 @@ from sharkstore.errors import CheckpointError, CheckpointNotFoundError
 U8 = NDArray[np.uint8]
 # bytes that are handed out before those handed out earlier are unmapped
 WINDOW_BYTES = 32 << 20
+# at most, of files behind URLs that are open
+CACHE_BYTES = 64 << 20
 # every mapping holds a file descriptor, and checkpoints have thousands of files
 MOST_MAPPED = 64
 

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError, SharkstoreError
+from sharkstore.readers.files import CACHE_BYTES
 
 U8 = NDArray[np.uint8]
 # smaller reads fetch a whole block; of column shards each read asks a little of every file, so
 # blocks are small and many
 BLOCK_BYTES = 512 << 10
-MOST_BLOCKS = 128
+MOST_BLOCKS = CACHE_BYTES // BLOCK_BYTES
 # some file systems hold a descriptor for each
 MOST_OPEN = 128
 # files that are asked for one by one, before the folder is listed

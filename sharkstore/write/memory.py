@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sharkstore.errors import ArgumentError
 from sharkstore.plan.model import Plan, TablePlan
@@ -25,28 +26,55 @@ TIMES_SAMPLE = 4
 DECIDING_BYTES, TABLE_BYTES, MEASURED_BYTES = 48 << 20, 1 << 20, 6 * BLOCK_BYTES
 
 
-def threads_within(limit: int | None, plan: Plan, *, decides: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a conversion has to do, as far as memory goes.
+
+    Args:
+        decides: whether a budget decides over rows.
+        cache: bytes that the checkpoint's reader keeps of what it read.
+    """
+
+    plan: Plan
+    decides: bool = False
+    cache: int = 0
+
+    def here(self) -> int:
+        """Bytes of the process that hands tasks out."""
+        return resident_bytes() + self.cache + (_deciding(self.plan) if self.decides else 0)
+
+    def worker(self) -> int:
+        """Bytes of another process that does one task at a time."""
+        return resident_bytes() + self.cache + self.task(1)
+
+    def task(self, threads: int) -> int:
+        """Bytes of a task in hand, where encodings that take long have so many threads."""
+        tables = self.plan.tables
+        coded = [table for table in tables if is_coded(table)]
+        encodings = {tier.encoding.name for table in tables for tier in table.tiers}
+        searched = threads * THREAD_BYTES if encodings & set(SEARCHED) else 0
+        return TASK_BYTES + searched + TIMES_SAMPLE * _sample(coded)
+
+
+def threads_within(limit: int | None, load: Load) -> int:
     """How many threads of this process may carry tasks out.
 
     Args:
         limit: bytes beyond mapped files; None for any.
-        decides: whether a budget decides over rows.
 
     Raises:
         ArgumentError: not even one.
     """
     if limit is None:
         return THREADS
-    here = resident_bytes() + (_deciding(plan) if decides or plan.budget else 0)
-    task = _task(plan, cores())
+    here, task = load.here(), load.task(cores())
     if here + task > limit:
-        raise ArgumentError(
-            "too little memory", got=told(limit), expected=f"{told(here + task)} or more"
-        )
+        expected = f"{told(here + task)} or more"
+        raise ArgumentError("too little", where="--max-memory", got=told(limit), expected=expected)
     return min(THREADS, (limit - here) // task)
 
 
-def check_workers(limit: int | None, workers: int, plan: Plan, *, decides: bool) -> None:
+def check_workers(limit: int | None, workers: int, load: Load) -> None:
     """Refuse more worker processes than a limit allows.
 
     Raises:
@@ -54,13 +82,13 @@ def check_workers(limit: int | None, workers: int, plan: Plan, *, decides: bool)
     """
     if limit is None:
         return
-    here, each = resident_bytes(), resident_bytes() + _task(plan, 1)
-    here += _deciding(plan) if decides or plan.budget else 0
+    here, each = load.here(), load.worker()
     need = here + workers * each
     if need > limit:
         fit = max(0, (limit - here) // each)
         raise ArgumentError(
-            f"too little memory for {workers} workers",
+            f"too little for {workers} workers",
+            where="--max-memory",
             got=told(limit),
             expected=f"{told(need)} or more",
             remedy=f"--workers {fit} fit" if fit else "",
@@ -81,14 +109,6 @@ def resident_bytes() -> int:
 def told(nbytes: int) -> str:
     """Bytes as the option takes them, rounded up."""
     return f"{-(-nbytes // MIB)}MiB"
-
-
-def _task(plan: Plan, threads: int) -> int:
-    """Bytes of a task in hand, where encodings that take long have so many threads."""
-    coded = [table for table in plan.tables if is_coded(table)]
-    encodings = {tier.encoding.name for table in plan.tables for tier in table.tiers}
-    searched = threads * THREAD_BYTES if encodings & set(SEARCHED) else 0
-    return TASK_BYTES + searched + TIMES_SAMPLE * _sample(coded)
 
 
 def _deciding(plan: Plan) -> int:
