@@ -83,8 +83,13 @@ def _size(items: object) -> tuple[Any, ...]:
     return items
 
 
-def _member(owner: object, name: object) -> Global:
-    """`getattr`, which protocol 2 names for classes within classes; there is one."""
+def _member(owner: object, name: object) -> Global | Record:
+    """`getattr`: protocol 2 has it for classes within classes, of which there is one.
+
+    Python 3.11.0 to 3.11.3 write the members of enums so.
+    """
+    if isinstance(owner, Global) and owner.name.endswith("MEM_FORMAT_ENCODING"):
+        return Record(owner.name, (name,))
     if owner != Global(SHARDED) or name != "ProcessGroupState":
         raise ValueError("names something else than a state of a process group")
     return Global(f"{SHARDED}.ProcessGroupState")

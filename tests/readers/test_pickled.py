@@ -127,7 +127,12 @@ def test_slots_are_fields_of_a_record():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_member_of_an_enum_is_a_record_of_its_value(protocol):
-    assert read(pickle.dumps(Colour.RED, protocol), records(f"{__name__}.Colour")).args == (1,)
+    assert read(member(protocol), records(f"{__name__}.Colour")).args == (1,)
+
+
+def member(protocol=2):
+    """A member of an enum as Python pickles it, but for 3.11.0 to 3.11.3, which call getattr."""
+    return pickle.dumps(Runs(Colour, 1), protocol)
 
 
 def test_a_function_that_is_admitted_gets_the_arguments():
@@ -160,8 +165,8 @@ SETS = ("builtins.set", "builtins.frozenset")
 
 
 def test_a_record_may_be_a_key():
-    name = f"{__name__}.Colour"
-    made = read(pickle.dumps({Colour.RED: 1, ("a", Colour.RED): 2}, 2), records(name))
+    key, name = Runs(Colour, 1), f"{__name__}.Colour"
+    made = read(pickle.dumps({key: 1, ("a", key): 2}, 2), records(name))
     assert [type(key) for key in made] == [Record, tuple]
 
 
