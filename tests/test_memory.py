@@ -61,11 +61,12 @@ def sparse_checkpoint(path, rows, dim):
 @pytest.mark.parametrize("tiers", ["int8", "f32=1%,f16=9%,int8=rest"])
 def test_memory_of_a_conversion_does_not_grow_with_the_table(tmp_path, tiers):
     peaks = []
-    for size in (512, 1024):
+    for size in (512, 2048):
         path = sparse_checkpoint(tmp_path / f"{size}.safetensors", size * MIB // 256, 64)
         peaks.append(converted(path, tmp_path / f"{size}.shark", tiers=tiers)[1])
     assert peaks[1] < 120
-    assert peaks[1] < peaks[0] + 30
+    # a second task may be under way, or not
+    assert peaks[1] < peaks[0] + 60
 
 
 @pytest.mark.parametrize("tiers", ["f32", "int8", "f32=1%,f16=9%,int4=rest"])

@@ -5,6 +5,7 @@ What it prints has times by stage, CPU seconds of this process and of its worker
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -55,9 +56,11 @@ def _clocks() -> tuple[float, float, float]:
     """Seconds now, and CPU seconds of this process and of those that it started."""
     ticks = 0
     for path in Path("/proc/self/task").glob("*/children"):
-        for child in path.read_text().split():
-            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+        # threads and processes may end meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in path.read_text().split():
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
     return time.perf_counter(), time.process_time(), ticks / os.sysconf("SC_CLK_TCK")
 
 
