@@ -9,15 +9,21 @@ import difflib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 import sharkstore.kernels as kernels
-from sharkstore.errors import ClosedError, CorruptStoreError, FormatError, UnknownTableError
+from sharkstore.errors import (
+    ArgumentError,
+    ClosedError,
+    CorruptStoreError,
+    FormatError,
+    UnknownTableError,
+)
 from sharkstore.format import validate
 from sharkstore.format.layout import ROOT_DOCUMENT, ArraySpec
 from sharkstore.format.metadata import StoreMetadata, TableMetadata, TierMetadata
@@ -25,10 +31,14 @@ from sharkstore.load import arguments
 from sharkstore.load.files import open_regular, read_current
 from sharkstore.load.mapping import copy_array, map_array
 from sharkstore.load.pages import huge_pages
+from sharkstore.load.request import Modes, Paddings, Request
 from sharkstore.load.table import Bounds, Table, table_stats
 
 Io = Literal["auto", "mmap", "ram"]
 Take = Callable[[int, ArraySpec], NDArray[np.uint8]]
+F32 = NDArray[np.float32]
+# prepared requests that `embedding_bags` and `lookups` keep: those of a few models
+KEPT_REQUESTS = 64
 
 
 class Store(Mapping[str, Table]):
@@ -51,6 +61,7 @@ class Store(Mapping[str, Table]):
         self._bounds = bounds
         self._origin = os.path.abspath(path)
         self._closed = False
+        self._requests: dict[tuple[Any, ...], Request] = {}
 
     @property
     def nbytes(self) -> int:
@@ -84,6 +95,74 @@ class Store(Mapping[str, Table]):
             "huge_pages": huge_pages(arrays),
             "tables": {name: table_stats(table) for name, table in self._tables.items()},
         }
+
+    def request(
+        self, keys: Sequence[str], mode: Modes = "sum", padding_idx: Paddings = None
+    ) -> Request:
+        """Prepare lookups in many tables by one call: see `Request`.
+
+        Args:
+            keys: names of tables; one may come again, for another feature.
+            mode: `sum`, `mean` or `max`; one for all keys, or one for each.
+            padding_idx: for each key the id whose rows are left out of bags, or None.
+
+        Raises:
+            UnknownTableError: no such table.
+            ArgumentError: no keys, or modes or padding ids that don't fit them.
+            ClosedError: the store was closed.
+        """
+        if self._closed:
+            raise ClosedError("the store was closed", where=self.path)
+        if isinstance(keys, str):
+            raise ArgumentError("keys must be a sequence of names", got=repr(keys))
+        return Request([self[key] for key in keys], mode, padding_idx)
+
+    def embedding_bags(
+        self,
+        keys: Sequence[str],
+        values: ArrayLike,
+        offsets: ArrayLike,
+        per_sample_weights: ArrayLike | None = None,
+        mode: Modes = "sum",
+        out: F32 | None = None,
+        *,
+        threads: int = 1,
+        bounds: Bounds | None = None,
+    ) -> F32:
+        """Look rows of many tables up and pool them: float32 (batch, sum of the keys' dims).
+
+        Arguments and errors are those of `request` and of a call of what it returns.
+        """
+        prepared = self._prepared(keys, mode)
+        return prepared(values, offsets, per_sample_weights, out, threads=threads, bounds=bounds)
+
+    def lookups(
+        self,
+        keys: Sequence[str],
+        values: ArrayLike,
+        offsets: ArrayLike,
+        out: F32 | None = None,
+        *,
+        threads: int = 1,
+        bounds: Bounds | None = None,
+    ) -> list[F32]:
+        """Look rows of many tables up, one for each id: float32 (ids, dim) for each key.
+
+        Arguments and errors are those of `request` and of `Request.lookups`.
+        """
+        prepared = self._prepared(keys, "sum")
+        return prepared.lookups(values, offsets, out, threads=threads, bounds=bounds)
+
+    def _prepared(self, keys: Sequence[str], mode: Modes) -> Request:
+        names = keys if isinstance(keys, str) else tuple(keys)
+        what = names, mode if isinstance(mode, str) else tuple(mode)
+        found = self._requests.get(what)
+        if found is None:
+            found = self.request(names, mode)
+            if len(self._requests) >= KEPT_REQUESTS:
+                self._requests.clear()
+            self._requests[what] = found
+        return found
 
     def close(self) -> None:
         """Unmap. Lookups that run in other threads end well; later ones raise ClosedError."""
