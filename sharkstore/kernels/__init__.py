@@ -28,6 +28,7 @@ from sharkstore.kernels.reference import (
     Tier,
     decode_rows,
 )
+from sharkstore.kernels.request import Feature, bind_request
 from sharkstore.kernels.rowmap import rowmap_counters, rowmap_tiers
 from sharkstore.kernels.scales import scale_exponent
 
@@ -35,12 +36,14 @@ __all__ = [
     "POOLS",
     "Codebook",
     "Factor",
+    "Feature",
     "SlotError",
     "TableView",
     "Tier",
     "backend",
     "backends",
     "bind",
+    "bind_request",
     "build_rowmap",
     "decode_rows",
     "distortions",

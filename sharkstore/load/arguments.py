@@ -210,9 +210,3 @@ def check_choice(what: str, value: Any, known: tuple[str, ...]) -> None:
     """Refuse an option that isn't one of the known."""
     if not isinstance(value, str) or value not in known:
         raise ArgumentError(f"{what} {value!r} is not known", expected=" or ".join(known))
-
-
-def check_threads(threads: int) -> None:
-    """Refuse a number of threads that is none."""
-    if type(threads) is not int or threads < 1:
-        raise ArgumentError("threads must be an integer, 1 or more", got=repr(threads))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sharkstore.errors import ArgumentError
+import sharkstore.kernels as kernels
+from sharkstore.errors import ArgumentError, ClosedError
 from sharkstore.load import arguments
 from sharkstore.load.table import Bounds, Table
 
@@ -18,6 +20,11 @@ Mode = Literal["sum", "mean", "max"]
 Modes = Mode | Sequence[Mode]
 Paddings = Sequence[int | None] | None
 
+# prepared requests that are kept for calls by keys: those of a few models
+KEPT = 64
+# values of an output that is worth aligning, as kernels write it past the cache
+LARGE = 1 << 17
+
 
 class Request:
     """Tables of one request, by key, resolved once: what is called again and again holds one.
@@ -25,6 +32,11 @@ class Request:
     Safe to use from many threads and after a fork. `values` and `offsets` are those of a
     TorchRec KeyedJaggedTensor: all ids of key 0, then of key 1, ...; offsets (keys * batch + 1,),
     where each bag starts, all bags of key 0 first, and the number of ids at their end.
+
+    Attributes:
+        keys: names of the tables.
+        dims: values a row of each.
+        dim: of all together, the width of the output.
     """
 
     def __init__(
@@ -35,9 +47,16 @@ class Request:
         self.keys = tuple(table.name for table in tables)
         self.dims = tuple(table.dim for table in tables)
         self.dim = sum(self.dims)
+        modes = _one_each(mode, len(tables))
+        paddings = _paddings(padding_idx, tables)
+        self._only_sums = set(modes) == {"sum"}
         self._tables = tuple(tables)
-        self._modes = _one_each(mode, len(tables))
-        self._paddings = _paddings(padding_idx, tables)
+        self._native: Any = kernels.bind_request(
+            [
+                (table.bound(), one, padding)
+                for table, one, padding in zip(tables, modes, paddings, strict=True)
+            ]
+        )
 
     def __call__(
         self,
@@ -71,29 +90,27 @@ class Request:
             ClosedError: the store was closed.
             CorruptStoreError: a row map points past its tier.
         """
-        arguments.check_threads(threads)
-        ids, bags = _ids(values, "values"), _ids(offsets, "offsets")
-        batch = self._batch(bags)
-        weights = None
-        if per_sample_weights is not None:
-            weights = arguments.as_weights(per_sample_weights, ids)
-        arguments.check_offsets(bags, len(ids), include_last=True)
-        out = arguments.out_array(out, (batch, self.dim), ids, bags, weights)
-        column = 0
-        for i, table in enumerate(self._tables):
-            starts = bags[i * batch : (i + 1) * batch + 1]
-            part = slice(starts[0], starts[-1])
-            out[:, column : column + table.dim] = table.embedding_bag(
-                ids[part],
-                starts - starts[0],
-                None if weights is None else weights[part],
-                self._modes[i],
-                include_last_offset=True,
-                padding_idx=self._paddings[i],
-                bounds=bounds,
-            )
-            column += table.dim
-        return out
+        native = self._live(threads, bounds)
+        if per_sample_weights is not None and not self._only_sums:
+            raise ArgumentError("per_sample_weights go with mode 'sum' only")
+        found, given = NotImplemented, out
+        if type(values) is np.ndarray and type(offsets) is np.ndarray:
+            if out is None:
+                batch = max(offsets.size - 1, 0) // len(self.keys)
+                given = self.empty(batch)
+            if isinstance(given, np.ndarray):
+                found = native.embedding_bags(values, offsets, per_sample_weights, given, threads)
+        if found is NotImplemented:  # not arrays as they should be: bring them into form, or refuse
+            ids, bags, weights = _line(values, "values"), _line(offsets, "offsets"), None
+            if per_sample_weights is not None:
+                weights = arguments.as_weights(per_sample_weights, ids)
+            given = arguments.out_array(out, (self._batch(bags), self.dim), ids, bags, weights)
+            found = native.embedding_bags(ids, bags, weights, given, threads)
+            values, offsets = ids, bags
+        if found is not None:
+            self._examine(found, values, offsets, bounds)
+        assert given is not None
+        return given
 
     def lookups(
         self,
@@ -120,19 +137,47 @@ class Request:
         Raises:
             as a call.
         """
-        arguments.check_threads(threads)
-        ids, bags = _ids(values, "values"), _ids(offsets, "offsets")
-        batch = self._batch(bags)
-        starts = bags[::batch] if batch else np.zeros(len(self.keys) + 1, np.int64)
+        native = self._live(threads, bounds)
+        ids, bags = _line(values, "values"), _line(offsets, "offsets")
+        batch, count = self._batch(bags), len(self.keys)
+        # a copy: another thread may change what was checked
+        starts = np.array(bags[::batch] if batch else np.repeat(bags, count + 1), np.int64)
         arguments.check_offsets(starts, len(ids), include_last=True)
-        ends = np.cumsum(np.diff(starts) * self.dims)
-        out = arguments.out_array(out, (int(ends[-1]),), ids, bags)
-        parts = []
-        for i, table in enumerate(self._tables):
-            part = ids[starts[i] : starts[i + 1]]
-            rows = out[ends[i] - len(part) * table.dim : ends[i]].reshape(len(part), table.dim)
-            parts.append(table.lookup(part, rows, bounds=bounds))
-        return parts
+        sizes = np.diff(starts) * self.dims
+        out = arguments.out_array(out, (int(sizes.sum()),), ids, bags)
+        found = native.lookups(ids, starts, out, threads)
+        if found is not None:
+            self._examine(found, ids, starts, bounds)
+        parts = np.split(out, np.cumsum(sizes)[:-1])
+        return [part.reshape(-1, dim) for part, dim in zip(parts, self.dims, strict=True)]
+
+    def empty(self, batch: int) -> F32:
+        """An array to be `out` again and again: float32 (batch, dim), of any values.
+
+        A large one starts on a cache line: kernels write such a one past the cache, which takes
+        two thirds of the time.
+        """
+        size = batch * self.dim
+        if size < LARGE:
+            return np.empty((batch, self.dim), np.float32)
+        return arguments.fresh_array((size, 1), size).reshape(batch, self.dim)
+
+    def close(self) -> None:
+        """Let go of the mapped arrays."""
+        self._native = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("requests can't be pickled or copied: pickle the store, by its path")
+
+    def _live(self, threads: int, bounds: Bounds | None) -> Any:
+        native = self._native
+        if native is None:
+            raise ClosedError("the store was closed")
+        if type(threads) is not int or threads < 1:
+            raise ArgumentError("threads must be an integer, 1 or more", got=repr(threads))
+        if bounds is not None:
+            arguments.check_choice("bounds", bounds, arguments.BOUNDS)
+        return native
 
     def _batch(self, offsets: I64) -> int:
         batch, rest = divmod(len(offsets) - 1, len(self.keys))
@@ -141,6 +186,47 @@ class Request:
                 f"offsets must be {len(self.keys)} keys * batch + 1", got=len(offsets)
             )
         return batch
+
+    def _examine(self, found: tuple[Any, ...], ids: Any, offsets: Any, bounds: Any) -> None:
+        """Raise for what the kernels met, or count it."""
+        _, position, bad_key, bad_row, bad_tier, bad_offsets, counts = found
+        if bad_offsets:
+            arguments.check_offsets(offsets, len(ids), include_last=True)
+            raise ArgumentError("offsets changed while bags were made of them")
+        if bad_row >= 0:
+            raise self._tables[bad_key].corrupt(bad_row, bad_tier)
+        for table, count in zip(self._tables, counts, strict=True):
+            if count:  # the first of them has the first position
+                table.judge_outside(ids, position, count, bounds)
+
+
+class Requests:
+    """The requests of an open store, which end with it."""
+
+    def __init__(self) -> None:
+        self._all: dict[int, weakref.ref[Request]] = {}
+        self._kept: dict[Any, Request] = {}
+
+    def add(self, request: Request) -> None:
+        """Close this request when the store is closed, if it is still in use."""
+        number, held = id(request), self._all
+        held[number] = weakref.ref(request, lambda _: held.pop(number, None))
+
+    def keep(self, what: Any, make: Callable[[], Request]) -> Request:
+        """The request that is kept for this, or a new one."""
+        found = self._kept.get(what)
+        if found is None:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            found = self._kept[what] = make()
+        return found
+
+    def close(self) -> None:
+        """Close all requests."""
+        self._kept.clear()
+        for one in list(self._all.values()):
+            if request := one():
+                request.close()
 
 
 def _one_each(mode: Modes, count: int) -> tuple[Mode, ...]:
@@ -152,20 +238,20 @@ def _one_each(mode: Modes, count: int) -> tuple[Mode, ...]:
     return modes
 
 
-def _paddings(padding_idx: Paddings, tables: Sequence[Table]) -> tuple[int | None, ...]:
+def _paddings(padding_idx: Paddings, tables: Sequence[Table]) -> tuple[int, ...]:
     if padding_idx is None:
-        return (None,) * len(tables)
+        return (-1,) * len(tables)
     if len(padding_idx) != len(tables):
         raise ArgumentError(
             "padding_idx must be one for each key", got=len(padding_idx), expected=len(tables)
         )
     return tuple(
-        None if one is None else arguments.padding_id(one, table.rows)
+        -1 if one is None else arguments.padding_id(one, table.rows)
         for one, table in zip(padding_idx, tables, strict=True)
     )
 
 
-def _ids(values: ArrayLike, what: str) -> Any:
+def _line(values: ArrayLike, what: str) -> Any:
     ids = arguments.as_ids(values, what)
     if ids.ndim != 1:
         raise ArgumentError(f"{what} must have one dimension", got=ids.ndim)

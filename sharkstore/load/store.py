@@ -31,14 +31,12 @@ from sharkstore.load import arguments
 from sharkstore.load.files import open_regular, read_current
 from sharkstore.load.mapping import copy_array, map_array
 from sharkstore.load.pages import huge_pages
-from sharkstore.load.request import Modes, Paddings, Request
+from sharkstore.load.request import Modes, Paddings, Request, Requests
 from sharkstore.load.table import Bounds, Table, table_stats
 
 Io = Literal["auto", "mmap", "ram"]
 Take = Callable[[int, ArraySpec], NDArray[np.uint8]]
 F32 = NDArray[np.float32]
-# prepared requests that `embedding_bags` and `lookups` keep: those of a few models
-KEPT_REQUESTS = 64
 
 
 class Store(Mapping[str, Table]):
@@ -61,7 +59,7 @@ class Store(Mapping[str, Table]):
         self._bounds = bounds
         self._origin = os.path.abspath(path)
         self._closed = False
-        self._requests: dict[tuple[Any, ...], Request] = {}
+        self._requests = Requests()
 
     @property
     def nbytes(self) -> int:
@@ -115,7 +113,11 @@ class Store(Mapping[str, Table]):
             raise ClosedError("the store was closed", where=self.path)
         if isinstance(keys, str):
             raise ArgumentError("keys must be a sequence of names", got=repr(keys))
-        return Request([self[key] for key in keys], mode, padding_idx)
+        request = Request([self[key] for key in keys], mode, padding_idx)
+        self._requests.add(request)
+        if self._closed:  # by another thread, which may have missed this one
+            request.close()
+        return request
 
     def embedding_bags(
         self,
@@ -155,19 +157,14 @@ class Store(Mapping[str, Table]):
 
     def _prepared(self, keys: Sequence[str], mode: Modes) -> Request:
         names = keys if isinstance(keys, str) else tuple(keys)
-        what = names, mode if isinstance(mode, str) else tuple(mode)
-        found = self._requests.get(what)
-        if found is None:
-            found = self.request(names, mode)
-            if len(self._requests) >= KEPT_REQUESTS:
-                self._requests.clear()
-            self._requests[what] = found
-        return found
+        what = names, tuple(mode) if isinstance(mode, list) else mode
+        return self._requests.keep(what, lambda: self.request(names, mode))
 
     def close(self) -> None:
         """Unmap. Lookups that run in other threads end well; later ones raise ClosedError."""
         self._closed = True
         self._dense = {}
+        self._requests.close()
         for table in self._tables.values():
             table.close()
 

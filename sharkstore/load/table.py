@@ -208,13 +208,23 @@ class Table:
         """Raise for what the kernels met, or count it."""
         outside, position, bad_row, bad_tier, _ = found
         if bad_row >= 0:
-            raise self._corrupt(bad_row, bad_tier)
-        if (self._bounds if bounds is None else bounds) == "raise":
-            arguments.refuse_outside(ids, position, outside, self.rows, self.name)
-        thread = threading.get_ident()
-        self._out_of_bounds[thread] = self._out_of_bounds.get(thread, 0) + outside
+            raise self.corrupt(bad_row, bad_tier)
+        self.judge_outside(ids, position, outside, bounds)
 
-    def _corrupt(self, row: int, tier: int) -> CorruptStoreError:
+    def bound(self) -> Any:
+        """The table as the native kernels hold it; it lives as long as this is held."""
+        return self._live(None)
+
+    def judge_outside(
+        self, ids: ArrayLike, position: int, count: int, bounds: Bounds | None
+    ) -> None:
+        """Raise for ids outside the table, or count them: `count`, the first at `position`."""
+        if (self._bounds if bounds is None else bounds) == "raise":
+            arguments.refuse_outside(ids, position, count, self.rows, self.name)
+        thread = threading.get_ident()
+        self._out_of_bounds[thread] = self._out_of_bounds.get(thread, 0) + count
+
+    def corrupt(self, row: int, tier: int) -> CorruptStoreError:
         return CorruptStoreError(
             f"the row map points past tier {tier} for row {row}",
             where=f"table {self.name!r}",

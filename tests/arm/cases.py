@@ -6,6 +6,7 @@ blob is its length in bytes and those bytes:
     T  a table, for the cases behind it
     L  a lookup: ids, the rows expected, and what is to be found wrong
     B  bags: ids, offsets, weights, how to pool, the bags expected
+    R  a request: tables, how each is pooled, ids, offsets, weights, the bags and the rows expected
     E  rows to encode: values, encoding, the bytes expected
     P  the same for a part of one tier: row map, tier, how many to skip and to give
     M  rows to measure: values, row map, which tiers by range, the sizes expected
@@ -23,7 +24,7 @@ from views import TIERS, expected_bags, make_view, some_ids, what_is_outside
 
 from sharkstore import kernels
 from sharkstore.encodings import SPELLED, Encoding
-from sharkstore.kernels import Codebook, Factor, distortion, pq, reference, rounding
+from sharkstore.kernels import Codebook, Factor, distortion, pq, reference, request, rounding
 from sharkstore.kernels.codebooks import full_codebook
 from sharkstore.kernels.native import KINDS, PQ_KINDS
 from sharkstore.kernels.rowmap import build_rowmap
@@ -61,6 +62,9 @@ class Cases:
 
     def table(self, name, view, said_bytes=0):
         self.begin("T", f"{name} dim {view.dim}")
+        self.describe(view, said_bytes)
+
+    def describe(self, view, said_bytes=0):
         self.numbers(view.rows, view.dim, said_bytes, len(view.tiers))
         for tier in view.tiers:
             encoding = tier.encoding
@@ -95,6 +99,24 @@ class Cases:
             self.blob(offsets[:-1])
             self.blob(weights)
             self.blob(expected)
+
+    def request(self, name, features, ids, offsets, weights=None, *, stream=False):
+        """Tables together, offsets (features * batch + 1,)."""
+        batch = (len(offsets) - 1) // len(features)
+        starts, wide = offsets[::batch].copy(), ids.astype(np.int64)
+        dims = [one.table.dim for one in features]
+        bags = np.empty((batch, sum(dims)), np.float32)
+        request.embedding_bags(features, wide, offsets, weights, bags)
+        rows = np.empty(np.diff(starts) @ dims, np.float32)
+        request.lookups(features, wide, starts, rows)
+        self.begin("R", f"{name} {ids.dtype} {len(ids)}")
+        self.numbers(len(features))
+        for one in features:
+            self.describe(one.table)
+            self.numbers(kernels.POOLS[one.mode], one.padding)
+        self.numbers(ids.itemsize, batch, stream)
+        for blob in (ids if len(ids) else None, offsets, weights, starts, bags, rows):
+            self.blob(blob if blob is None or blob.size else None)
 
     def encode(self, name, encoding, rows):
         expected = reference.encode_rows(encoding, rows)
@@ -161,6 +183,25 @@ def add_lookups(cases, rng):
                     cases.bags(name, view, ids, offsets, mode, padding=int(rng.integers(-1, ROWS)))
                 weights = rng.normal(size=60).astype(np.float32)
                 cases.bags(name, view, ids, offsets, "sum", weights)
+
+
+def add_requests(cases, rng):
+    for turn in range(40):
+        names = rng.choice(list(TIERS), 1 + turn % 9)
+        features = [
+            kernels.Feature(
+                make_view(TIERS[name], ROWS, int(rng.choice(DIMS)), seed=turn + i),
+                "sum" if turn % 2 else str(rng.choice(list(kernels.POOLS))),
+                int(rng.integers(-1, 3)),
+            )
+            for i, name in enumerate(names)
+        ]
+        longest, batch = int(rng.choice([1, 2, 40])), int(rng.choice([1, 5, 30]))
+        offsets = np.concatenate([[0], rng.integers(0, longest + 1, len(features) * batch)])
+        offsets = np.cumsum(offsets)
+        ids = some_ids(ROWS, offsets[-1], rng, DTYPES[turn % 2])
+        weights = rng.normal(size=len(ids)).astype(np.float32) if turn % 2 else None
+        cases.request("request", features, ids, offsets, weights, stream=turn % 3 == 0)
 
 
 def add_sizes(cases, rng):
@@ -279,6 +320,7 @@ def main(path):
     with open(path, "wb") as file:
         cases = Cases(file)
         add_lookups(cases, rng)
+        add_requests(cases, rng)
         add_sizes(cases, rng)
         add_values(cases)
         add_forged(cases, rng)

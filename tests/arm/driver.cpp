@@ -181,6 +181,54 @@ void run_bags(Reader& from, const Held& held, const std::string& what) {
   }
 }
 
+// Tables together: their bags, then their rows, each in parts that begin anywhere.
+void run_request(Reader& from, const std::string& what) {
+  std::vector<std::unique_ptr<Held>> tables;
+  std::vector<Feature> features, unpadded;
+  const std::int64_t count = from.number();
+  Request request{};
+  for (std::int64_t i = 0; i < count; ++i) {
+    tables.push_back(std::make_unique<Held>(read_table(from)));
+    const Table& table = tables.back()->table;
+    const Pool pool = static_cast<Pool>(from.number());
+    features.emplace_back(table, pool, from.number());
+    unpadded.emplace_back(table, pool, -1);
+    features.back().column = request.width;
+    request.width += table.dim;
+  }
+  const bool wide = from.number() == 8;
+  request.count = static_cast<int>(count);
+  request.wide = true;
+  request.batch = from.number();
+  request.stream = from.number() != 0;
+  const Blob ids = from.blob(), offsets = from.blob(), weights = from.blob();
+  const Blob starts = from.blob(), bags = from.blob(), rows = from.blob();
+  request.ids = {ids->as<void>(), static_cast<std::int64_t>(ids->bytes() / (wide ? 8 : 4)), wide};
+  Request plain = request;
+  request.features = features.data();
+  request.offsets = offsets->as<void>();
+  request.weights = weights->as_or_null<float>();
+  plain.features = unpadded.data();
+  plain.offsets = starts->as<void>();
+  plain.batch = 1;
+  for (const Backend* one : usable_backends()) {
+    const auto check = [&](Request asked, const Blob& expected, std::int64_t items, auto kernel) {
+      const Guarded out(expected->bytes());
+      asked.out = out.as<float>();
+      Findings found;
+      for (std::int64_t part = 0; part < 3; ++part)
+        kernel(asked, items * part / 3, items * (part + 1) / 3, found);
+      std::free(found.outside);
+      std::string where;
+      if (found.outcome.bad_row >= 0 || found.outcome.bad_offsets ||
+          !same(out.as<float>(), expected->as<float>(), expected->bytes() / 4, where))
+        fail(what + " " + one->name + ": " + where);
+    };
+    check(request, bags, count * request.batch, one->pool_many);
+    check(plain, rows, plain.ids.count, one->lookup_many);
+  }
+}
+
 void run_encode(Reader& from, const std::string& what) {
   Code code{};
   code.kind = static_cast<Kind>(from.number());
@@ -296,6 +344,8 @@ int main(int count, char** arguments) {
       run_lookup(from, *held, what);
     } else if (kind == 'B' && held) {
       run_bags(from, *held, what);
+    } else if (kind == 'R') {
+      run_request(from, name);
     } else if (kind == 'E') {
       run_encode(from, name);
     } else if (kind == 'P') {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "encoding.h"
+#include "request.h"
 
 namespace sharkstore {
 
@@ -14,6 +15,10 @@ struct Backend {
   void (*lookup)(const Table&, const Ids&, float* out, Outcome&);
   // out: (bags, dim)
   void (*pool)(const Table&, const Ids&, const Bags&, float* out, Outcome&);
+  // bags `first` to `last` of all, key after key; ids of the others are not looked at
+  void (*pool_many)(const Request&, std::int64_t first, std::int64_t last, Findings&);
+  // rows of ids `first` to `last` of all; batch is 1, and offsets rise from 0 to the ids' number
+  void (*lookup_many)(const Request&, std::int64_t first, std::int64_t last, Findings&);
   // writes stored rows, one behind the other
   void (*encode)(const Code&, const Source&, std::uint8_t* out);
   // the same for at most `wanted` rows of a tier, after the first `skip`; gives how many

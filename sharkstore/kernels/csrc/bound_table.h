@@ -100,6 +100,8 @@ class BoundTable {
     table_.default_row = default_row_.data();
   }
 
+  const Table& table() const { return table_; }
+
   // out: (*ids.shape, dim)
   bool fits(const Buffer& ids, const Buffer& out) const {
     if (!ids.integers() || !out.floats() || out.dimensions() != ids.dimensions() + 1 ||

@@ -5,6 +5,7 @@
 
 #include "bound_encode.h"
 #include "bound_mapping.h"
+#include "bound_request.h"
 #include "bound_table.h"
 
 namespace nb = nanobind;
@@ -21,6 +22,15 @@ PyMethodDef table_methods[] = {
      METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot table_slots[] = {{Py_tp_methods, table_methods}, {0, nullptr}};
+
+PyMethodDef request_methods[] = {
+    {"embedding_bags",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(request_embedding_bags)),
+     METH_FASTCALL, nullptr},
+    {"lookups", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(request_lookups)),
+     METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+PyType_Slot request_slots[] = {{Py_tp_methods, request_methods}, {0, nullptr}};
 
 }  // namespace
 
@@ -52,4 +62,6 @@ NB_MODULE(_native, m) {
   nb::class_<BoundTable>(m, "Table", nb::type_slots(table_slots))
       .def(nb::init<std::int64_t, int, nb::list, nb::object, nb::object>(), "rows"_a, "dim"_a,
            "tiers"_a, "rowmap"_a.none(), "default"_a);
+  nb::class_<BoundRequest>(m, "Request", nb::type_slots(request_slots))
+      .def(nb::init<nb::list>(), "features"_a);
 }

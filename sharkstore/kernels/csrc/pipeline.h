@@ -16,20 +16,20 @@ static_assert(kRing >= kRowsAhead + kMapAhead, "the first blocks would be overwr
 struct Progress {
   std::int64_t mapped = 0, ready = 0;
 };
-using Advance = void (*)(Resolver&, const Ids&, Progress&, std::int64_t to, Ring&);
+using Advance = void (*)(const Places&, const Ids&, Progress&, std::int64_t to, Ring&, Outcome&);
 
 // Makes rows ready up to `to`, a multiple of eight; behind the last id, rows that are not used.
 template <class Id, int Planes>
-__attribute__((noinline)) void advance(Resolver& r, const Ids& all, Progress& at, std::int64_t to,
-                                       Ring& ring) {
+__attribute__((noinline)) void advance(const Places& r, const Ids& all, Progress& at,
+                                       std::int64_t to, Ring& ring, Outcome& found) {
   const Id* ids = static_cast<const Id*>(all.data);
   const auto within = [&](std::int64_t end) { return end < all.count ? end : all.count; };
   if (at.mapped < all.count) {
-    prefetch_blocks<Id, Planes>(r, ids, at.mapped, within(to + kMapAhead), ring);
+    prefetch_blocks<Id, Planes>(r, ids, at.mapped, within(to + kMapAhead), 0, ring);
     at.mapped = within(to + kMapAhead);
   }
   if (at.ready < all.count) {
-    resolve_range<Id, Planes>(r, ids, at.ready, within(to), ring);
+    resolve_range<Id, Planes>(r, ids, at.ready, within(to), 0, ring, found);
     at.ready = within(to);
   }
   for (; at.ready < to; ++at.ready) {
@@ -53,7 +53,8 @@ template <int Dim>
 class Rows {
  public:
   Rows(const Table& table, const Ids& ids, std::int64_t padding, Outcome& outcome)
-      : resolver_(table, padding, outcome),
+      : places_(table, padding),
+        outcome_(outcome),
         ids_(ids),
         advance_(ids.wide ? pick_advance<std::int64_t>(table.planes)
                           : pick_advance<std::int32_t>(table.planes)) {
@@ -66,15 +67,15 @@ class Rows {
       offset_[0][i] = table.tier[i].row_bytes;
       if (table.tier[i].row_bytes > 65) more_than_two_ = true;
     }
-    advance_(resolver_, ids_, at_, kRowsAhead, ring_);
+    advance_(places_, ids_, at_, kRowsAhead, ring_, outcome_);
     for (std::int64_t i = 0; i < kRowsAhead && i < ids.count; ++i) prefetch_row(i);
   }
 
-  // Makes rows ready up to `to`, at most kSegment after the last one used.
-  SHARKSTORE_INLINE void prepare(std::int64_t to) {
+  // Makes rows ready from the one used next up to `to`, at most kSegment behind it.
+  SHARKSTORE_INLINE void prepare(std::int64_t, std::int64_t to) {
     const std::int64_t wanted = to + kRowsAhead;
     if (wanted > at_.ready)
-      advance_(resolver_, ids_, at_, (wanted + kSegment - 1) / kSegment * kSegment, ring_);
+      advance_(places_, ids_, at_, (wanted + kSegment - 1) / kSegment * kSegment, ring_, outcome_);
   }
 
   // Row i, of those made ready.
@@ -100,7 +101,8 @@ class Rows {
       for (std::uint64_t at = 64 * (kLines - 1); at < offset_[0][tag]; at += 64) prefetch(p + at);
   }
 
-  Resolver resolver_;
+  Places places_;
+  Outcome& outcome_;
   const Ids& ids_;
   Advance advance_;
   Progress at_;
@@ -109,15 +111,15 @@ class Rows {
   Ring ring_;
 };
 
-// out: (ids, dim). With Stream, rows are whole vectors, aligned, and bypass the cache.
-template <int Dim, bool Stream>
-void lookup(const Table& table, const Ids& ids, float* out, Outcome& outcome) {
-  const Decoder<Dim> decode(table);
+// Rows from i to `end`, each into its place at `out`. With Stream, rows are whole vectors, aligned,
+// and bypass the cache.
+template <int Dim, bool Stream, class Rows>
+SHARKSTORE_INLINE void put_rows(const Decoder<Dim>& decode, Rows& rows, std::int64_t i,
+                                std::int64_t end, float* out) {
   const Columns<Dim> columns = decode.columns();
-  Rows<Dim> rows(table, ids, -1, outcome);
-  for (std::int64_t i = 0; i < ids.count;) {
-    const std::int64_t stop = ids.count - i < kSegment ? ids.count : i + kSegment;
-    rows.prepare(stop);
+  while (i < end) {
+    const std::int64_t stop = end - i < kSegment ? end : i + kSegment;
+    rows.prepare(i, stop);
     for (; i < stop; ++i, out += columns.values()) {
       rows.prefetch_ahead(i);
       decode(rows.row(i), rows.tag(i), [&](int j, Vec value) SHARKSTORE_LAMBDA {
@@ -130,26 +132,29 @@ void lookup(const Table& table, const Ids& ids, float* out, Outcome& outcome) {
 
 enum class Fold { kAdd, kWeigh, kMax };
 
-// out: (bags, dim)
-template <int Dim, Fold How>
-void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, Outcome& outcome) {
-  const Decoder<Dim> decode(table);
+// Whether rows of Dim values are whole vectors, so that they can bypass the cache.
+template <int Dim>
+constexpr bool kStreams = Dim > 0 && Dim % Vec::kLanes == 0;
+
+// Bags of consecutive rows from i to `limit`, each into its place at `out`, `step` values from one
+// to the next; bag b ends at end_of(b, where it starts). Gives where the last one ends, or -1 for
+// ends that fall or pass the limit. With `stream`, places are aligned and bypass the cache.
+template <int Dim, Fold How, class Rows, class End>
+SHARKSTORE_INLINE std::int64_t put_bags(const Decoder<Dim>& decode, Rows& rows, std::int64_t i,
+                                        std::int64_t limit, std::int64_t bags, End end_of,
+                                        const float* weights, bool mean, float* out,
+                                        std::int64_t step, bool stream) {
   const Columns<Dim> columns = decode.columns();
-  Rows<Dim> rows(table, ids, bags.padding, outcome);
   const Vec start = Vec::all(How == Fold::kMax ? -__builtin_inff() : 0.0f);
-  std::int64_t i = 0;
-  if (bags.count > 0 && bags.offsets && bags.offsets[0] != 0) outcome.bad_offsets = true;
-  for (std::int64_t bag = 0; bag < bags.count; ++bag, out += columns.values()) {
-    std::int64_t end = ids.count;
-    if (bag + 1 < bags.count) end = bags.offsets ? bags.offsets[bag + 1] : i + bags.each;
-    if (SHARKSTORE_UNLIKELY(end < i || end > ids.count)) outcome.bad_offsets = true;
-    if (SHARKSTORE_UNLIKELY(outcome.bad_offsets)) return;
+  for (std::int64_t bag = 0; bag < bags; ++bag, out += step) {
+    const std::int64_t end = end_of(bag, i);
+    if (SHARKSTORE_UNLIKELY(end < i || end > limit)) return -1;
     Vec sum[Columns<Dim>::kRoom];
     columns.each([&](int j) SHARKSTORE_LAMBDA { sum[j] = start; });
     std::int64_t count = end - i;
     while (i < end) {
       const std::int64_t stop = end - i < kSegment ? end : i + kSegment;
-      rows.prepare(stop);
+      rows.prepare(i, stop);
       for (; i < stop; ++i) {
         rows.prefetch_ahead(i);
         const int tag = rows.tag(i);
@@ -158,7 +163,7 @@ void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, Outc
           continue;
         }
         Vec weight;
-        if constexpr (How == Fold::kWeigh) weight = Vec::all(bags.weights[i]);
+        if constexpr (How == Fold::kWeigh) weight = Vec::all(weights[i]);
         decode(rows.row(i), tag, [&](int j, Vec value) SHARKSTORE_LAMBDA {
           if constexpr (How == Fold::kAdd) sum[j] = sum[j] + value;
           if constexpr (How == Fold::kWeigh) sum[j] = sum[j] + weight * value;
@@ -166,14 +171,47 @@ void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, Outc
         });
       }
     }
-    if (bags.pool == Pool::kMean && count > 1) {
+    if (mean && count > 1) {
       const Vec divisor = Vec::all(static_cast<float>(count));
       columns.each([&](int j) SHARKSTORE_LAMBDA { sum[j] = sum[j] / divisor; });
     }
     if (How == Fold::kMax && count == 0)
       columns.each([&](int j) SHARKSTORE_LAMBDA { sum[j] = Vec::all(0.0f); });
-    columns.each([&](int j) SHARKSTORE_LAMBDA { columns.template put<false>(out, j, sum[j]); });
+    if (kStreams<Dim> && stream) {
+      columns.each([&](int j) SHARKSTORE_LAMBDA {
+        columns.template put<kStreams<Dim>>(out, j, sum[j]);
+      });
+    } else {
+      columns.each([&](int j) SHARKSTORE_LAMBDA { columns.template put<false>(out, j, sum[j]); });
+    }
   }
+  if (kStreams<Dim> && stream) Vec::fence();
+  return i;
+}
+
+// out: (ids, dim)
+template <int Dim, bool Stream>
+void lookup(const Table& table, const Ids& ids, float* out, Outcome& outcome) {
+  const Decoder<Dim> decode(table);
+  Rows<Dim> rows(table, ids, -1, outcome);
+  put_rows<Dim, Stream>(decode, rows, 0, ids.count, out);
+}
+
+// out: (bags, dim)
+template <int Dim, Fold How>
+void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, Outcome& outcome) {
+  const Decoder<Dim> decode(table);
+  Rows<Dim> rows(table, ids, bags.padding, outcome);
+  if (bags.count > 0 && bags.offsets && bags.offsets[0] != 0) outcome.bad_offsets = true;
+  if (SHARKSTORE_UNLIKELY(outcome.bad_offsets)) return;
+  const auto end_of = [&](std::int64_t bag, std::int64_t start) SHARKSTORE_LAMBDA {
+    if (bag + 1 == bags.count) return ids.count;
+    return bags.offsets ? bags.offsets[bag + 1] : start + bags.each;
+  };
+  const std::int64_t ended =
+      put_bags<Dim, How>(decode, rows, 0, ids.count, bags.count, end_of, bags.weights,
+                         bags.pool == Pool::kMean, out, decode.columns().values(), false);
+  if (SHARKSTORE_UNLIKELY(ended < 0)) outcome.bad_offsets = true;
 }
 
 }  // namespace sharkstore::SHARKSTORE_BACKEND

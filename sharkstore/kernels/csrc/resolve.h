@@ -5,7 +5,7 @@
 #pragma once
 
 #include "inline.h"
-#include "table.h"
+#include "request.h"
 
 #if defined(__AVX512F__) && defined(__AVX512VPOPCNTDQ__)
 #include <immintrin.h>
@@ -19,7 +19,7 @@ using Address = std::uint64_t;
 // What an address leads to: a row of the tier of this index, or one of these.
 constexpr int kDefaultTag = kMaxTiers;      // the default row, float32
 constexpr int kSkippedTag = kMaxTiers + 1;  // no row: the padding id of a bag
-constexpr int kTags = kMaxTiers + 2;
+static_assert(kTags == kMaxTiers + 2, "tags are tiers and these");
 
 constexpr std::int64_t kRing = 256;
 constexpr std::int64_t kRingMask = kRing - 1;
@@ -31,46 +31,21 @@ struct Ring {
   alignas(64) std::uint8_t tags[kRing];
 };
 
-struct Resolver {
-  const std::uint8_t* rowmap;
-  std::uint64_t rows;
-  std::uint64_t padding;  // rows for none: no id inside the table equals it
-  Address default_row;
-  alignas(64) Address first[kMaxTiers];  // each tier's first row
-  alignas(64) std::uint64_t stride[kMaxTiers];
-  alignas(64) std::uint64_t length[kMaxTiers];
-  Outcome* outcome;
-
-  Resolver(const Table& table, std::int64_t padding_id, Outcome& found)
-      : rowmap(table.rowmap),
-        rows(table.rows),
-        padding(padding_id < 0 ? table.rows : static_cast<std::uint64_t>(padding_id)),
-        default_row(reinterpret_cast<Address>(table.default_row)),
-        outcome(&found) {
-    for (int i = 0; i < kMaxTiers; ++i) {
-      const Tier& tier = table.tier[i];
-      first[i] = reinterpret_cast<Address>(tier.data);
-      stride[i] = tier.stride;
-      length[i] = i < table.tiers ? tier.rows : 0;
-    }
-  }
-
-  void note_outside(std::int64_t position) {
-    if (outcome->outside++ == 0) outcome->first_outside = position;
-  }
-  void note_slot(std::uint64_t row, int tier) {
-    if (outcome->bad_row >= 0) return;
-    outcome->bad_row = static_cast<std::int64_t>(row);
-    outcome->bad_tier = tier;
-  }
-};
+inline void note_outside(Outcome& found, std::int64_t position) {
+  if (found.outside++ == 0) found.first_outside = position;
+}
+inline void note_slot(Outcome& found, std::uint64_t row, int tier) {
+  if (found.bad_row >= 0) return;
+  found.bad_row = static_cast<std::int64_t>(row);
+  found.bad_tier = tier;
+}
 
 template <int Planes>
 constexpr int kBlockBytes = Planes == 1 ? 16 : Planes == 2 ? 32 : 64;
 
 // Where a row's block of the row map is: a number, as ids may be of no row.
 template <int Planes>
-SHARKSTORE_INLINE std::uintptr_t rowmap_block(const Resolver& r, std::uint64_t id) {
+SHARKSTORE_INLINE std::uintptr_t rowmap_block(const Places& r, std::uint64_t id) {
   return reinterpret_cast<std::uintptr_t>(r.rowmap) + (id >> 6) * kBlockBytes<Planes>;
 }
 
@@ -80,18 +55,18 @@ SHARKSTORE_INLINE std::uint64_t id_at(const Id* ids, std::int64_t position) {
 }
 
 template <int Planes>
-SHARKSTORE_INLINE void resolve_one(Resolver& r, std::uint64_t id, std::int64_t position,
-                                   Ring& ring) {
-  Address& row = ring.rows[position & kRingMask];
-  std::uint8_t& tag = ring.tags[position & kRingMask];
+SHARKSTORE_INLINE void resolve_one(const Places& r, std::uint64_t id, std::int64_t position,
+                                   std::int64_t slot, Ring& ring, Outcome& found) {
+  Address& row = ring.rows[slot & kRingMask];
+  std::uint8_t& tag = ring.tags[slot & kRingMask];
   row = r.default_row;
   tag = kDefaultTag;
-  if (SHARKSTORE_UNLIKELY(id >= r.rows)) return r.note_outside(position);
+  if (SHARKSTORE_UNLIKELY(id >= r.rows)) return note_outside(found, position);
   if (SHARKSTORE_UNLIKELY(id == r.padding)) {
     tag = kSkippedTag;
     return;
   }
-  std::uint64_t slot = id;
+  std::uint64_t index = id;
   unsigned tier = 0;
   if constexpr (Planes > 0) {
     const auto* block = reinterpret_cast<const std::uint8_t*>(rowmap_block<Planes>(r, id));
@@ -106,11 +81,11 @@ SHARKSTORE_INLINE void resolve_one(Resolver& r, std::uint64_t id, std::int64_t p
     }
     std::uint32_t before;
     std::memcpy(&before, block + 8 * Planes + 4 * tier, 4);
-    slot = before + static_cast<std::uint64_t>(__builtin_popcountll(same));
-    if (SHARKSTORE_UNLIKELY(slot >= r.length[tier]))
-      return r.note_slot(id, static_cast<int>(tier));
+    index = before + static_cast<std::uint64_t>(__builtin_popcountll(same));
+    if (SHARKSTORE_UNLIKELY(index >= r.length[tier]))
+      return note_slot(found, id, static_cast<int>(tier));
   }
-  row = r.first[tier] + slot * r.stride[tier];
+  row = r.first[tier] + index * r.stride[tier];
   tag = static_cast<std::uint8_t>(tier);
 }
 
@@ -126,21 +101,21 @@ SHARKSTORE_INLINE __m512i load_ids(const std::int32_t* ids, __mmask8 lanes) {
 }
 
 // What is wrong among eight ids: rare, so out of the way.
-inline __attribute__((noinline, cold)) void note_eight(Resolver& r, __m512i id, __m512i tier,
+inline __attribute__((noinline, cold)) void note_eight(Outcome& found, __m512i id, __m512i tier,
                                                        unsigned outside, unsigned past,
                                                        std::int64_t position) {
   alignas(64) std::uint64_t rows[8], tiers[8];
   _mm512_store_si512(rows, id);
   _mm512_store_si512(tiers, tier);
   for (int lane = 0; lane < 8; ++lane) {
-    if (outside >> lane & 1) r.note_outside(position + lane);
-    if (past >> lane & 1) r.note_slot(rows[lane], static_cast<int>(tiers[lane]));
+    if (outside >> lane & 1) note_outside(found, position + lane);
+    if (past >> lane & 1) note_slot(found, rows[lane], static_cast<int>(tiers[lane]));
   }
 }
 
 // Addresses of the row-map blocks of up to eight ids; of the first block for ids outside.
 template <class Id, int Planes>
-SHARKSTORE_INLINE void find_blocks(const Resolver& r, const Id* ids, __mmask8 lanes,
+SHARKSTORE_INLINE void find_blocks(const Places& r, const Id* ids, __mmask8 lanes,
                                    std::uint64_t* out) {
   constexpr int shift = 3 + Planes;
   const __m512i id = load_ids(ids, lanes);
@@ -226,9 +201,10 @@ SHARKSTORE_INLINE Eight read_blocks(const std::uint64_t* blocks, __m512i id) {
 
 // Addresses and tags of up to eight ids; those of other lanes are of no meaning.
 template <class Id, int Planes>
-SHARKSTORE_INLINE void resolve_eight(Resolver& r, const Id* ids, std::int64_t position,
-                                     __mmask8 lanes, Ring& ring) {
-  const std::int64_t at = position & kRingMask;
+SHARKSTORE_INLINE void resolve_eight(const Places& r, const Id* ids, std::int64_t position,
+                                     std::int64_t ahead, __mmask8 lanes, Ring& ring,
+                                     Outcome& found) {
+  const std::int64_t at = (position + ahead) & kRingMask;
   const __m512i id = load_ids(ids + position, lanes);
   __mmask8 skip = 0;
   if (r.padding != r.rows) {
@@ -251,7 +227,7 @@ SHARKSTORE_INLINE void resolve_eight(Resolver& r, const Id* ids, std::int64_t po
     row = _mm512_add_epi64(base, _mm512_mul_epu32(slot, step));
   }
   if (SHARKSTORE_UNLIKELY(good != lanes)) {
-    note_eight(r, id, tier, static_cast<unsigned>(lanes & ~inside),
+    note_eight(found, id, tier, static_cast<unsigned>(lanes & ~inside),
                static_cast<unsigned>(inside & ~good), position);
     row = _mm512_mask_mov_epi64(all_lanes(r.default_row), good, row);
     tier = _mm512_mask_mov_epi64(all_lanes(kDefaultTag), good, tier);
@@ -269,20 +245,21 @@ SHARKSTORE_INLINE __mmask8 lanes_left(std::int64_t left) {
 }
 #endif
 
-// Prefetches the row-map blocks of the ids from `from` to `to`; `from` is a multiple of eight.
+// Prefetches the row-map blocks of the ids from `from` to `to`. Id i has its place in the ring at
+// i + ahead; that of `from` is a multiple of eight.
 template <class Id, int Planes>
-SHARKSTORE_INLINE void prefetch_blocks(const Resolver& r, const Id* ids, std::int64_t from,
-                                       std::int64_t to, Ring& ring) {
+SHARKSTORE_INLINE void prefetch_blocks(const Places& r, const Id* ids, std::int64_t from,
+                                       std::int64_t to, std::int64_t ahead, Ring& ring) {
   if constexpr (Planes == 0) return;
 #ifdef SHARKSTORE_RESOLVE_EIGHT
   for (; from < to; from += 8) {
-    std::uint64_t* blocks = ring.blocks + (from & kRingMask);
+    std::uint64_t* blocks = ring.blocks + ((from + ahead) & kRingMask);
     find_blocks<Id, Planes>(r, ids + from, lanes_left(to - from), blocks);
     SHARKSTORE_UNROLL
     for (int lane = 0; lane < 8; ++lane) prefetch(reinterpret_cast<const void*>(blocks[lane]));
   }
 #else
-  (void)ring;
+  (void)ring, (void)ahead;
   for (; from < to; ++from)
     prefetch(reinterpret_cast<const void*>(rowmap_block<Planes>(r, id_at(ids, from))));
 #endif
@@ -290,12 +267,15 @@ SHARKSTORE_INLINE void prefetch_blocks(const Resolver& r, const Id* ids, std::in
 
 // Addresses and tags of the ids from `from` to `to`, whose blocks were prefetched.
 template <class Id, int Planes>
-SHARKSTORE_INLINE void resolve_range(Resolver& r, const Id* ids, std::int64_t from,
-                                     std::int64_t to, Ring& ring) {
+SHARKSTORE_INLINE void resolve_range(const Places& r, const Id* ids, std::int64_t from,
+                                     std::int64_t to, std::int64_t ahead, Ring& ring,
+                                     Outcome& found) {
 #ifdef SHARKSTORE_RESOLVE_EIGHT
-  for (; from < to; from += 8) resolve_eight<Id, Planes>(r, ids, from, lanes_left(to - from), ring);
+  for (; from < to; from += 8)
+    resolve_eight<Id, Planes>(r, ids, from, ahead, lanes_left(to - from), ring, found);
 #else
-  for (; from < to; ++from) resolve_one<Planes>(r, id_at(ids, from), from, ring);
+  for (; from < to; ++from)
+    resolve_one<Planes>(r, id_at(ids, from), from, from + ahead, ring, found);
 #endif
 }
 

@@ -92,6 +92,31 @@ struct Table {
   std::uint64_t bytes = 0;             // of all stored rows
 };
 
+// Where the rows of a table are, as ids are resolved.
+struct Places {
+  const std::uint8_t* rowmap;
+  std::uint64_t rows;
+  std::uint64_t padding;  // id that leads to no row; `rows` for none
+  std::uint64_t default_row;
+  alignas(64) std::uint64_t first[kMaxTiers];  // each tier's first row
+  alignas(64) std::uint64_t stride[kMaxTiers];
+  alignas(64) std::uint64_t length[kMaxTiers];
+
+  // Inlined, as all that is compiled for more than one instruction set.
+  __attribute__((always_inline)) Places(const Table& table, std::int64_t padding_id)
+      : rowmap(table.rowmap),
+        rows(table.rows),
+        padding(padding_id < 0 ? table.rows : static_cast<std::uint64_t>(padding_id)),
+        default_row(reinterpret_cast<std::uint64_t>(table.default_row)) {
+    for (int i = 0; i < kMaxTiers; ++i) {
+      const Tier& tier = table.tier[i];
+      first[i] = reinterpret_cast<std::uint64_t>(tier.data);
+      stride[i] = tier.stride;
+      length[i] = i < table.tiers ? tier.rows : 0;
+    }
+  }
+};
+
 // Row ids of one batch, as the caller holds them.
 struct Ids {
   const void* data;
@@ -109,6 +134,15 @@ struct Bags {
   Pool pool;
   std::int64_t padding;  // id that is left out; -1 for none
 };
+
+// A large output goes past the cache, so that it does not push the tables out; not where they are
+// small enough to stay, nor where the output is small enough to be found there by its reader.
+constexpr std::int64_t kStreamedOutput = 1 << 20;
+constexpr std::uint64_t kStreamedTable = 32 << 20;
+__attribute__((always_inline)) inline bool bypasses_cache(std::int64_t output,
+                                                          std::uint64_t tables) {
+  return output > kStreamedOutput && tables > kStreamedTable;
+}
 
 // What went wrong, if anything did.
 struct Outcome {

@@ -1,0 +1,254 @@
+// Tables of a request bound together, and lookups in all of them on arrays that Python passes.
+#pragma once
+
+#include <algorithm>
+
+#include "bound_table.h"
+#include "threads.h"
+
+namespace sharkstore {
+
+// below this many values for each, another thread costs more than it saves
+constexpr std::int64_t kThreadValues = 1 << 18;
+constexpr int kPartsPerThread = 4;  // so that threads end together
+
+class BoundRequest {
+ public:
+  BoundRequest(const BoundRequest&) = delete;
+  BoundRequest& operator=(const BoundRequest&) = delete;
+
+  // features: (table, pool, padding) of each key
+  explicit BoundRequest(nb::list features) : held_(features) {
+    for (nb::handle one : features) {
+      const nb::tuple parts = nb::cast<nb::tuple>(one);
+      const Table& table = nb::cast<const BoundTable&>(parts[0]).table();
+      const int pool = nb::cast<int>(parts[1]);
+      if (pool < 0 || pool > static_cast<int>(Pool::kMax)) throw nb::value_error("no such pool");
+      features_.emplace_back(table, static_cast<Pool>(pool), nb::cast<std::int64_t>(parts[2]));
+      features_.back().column = width_;
+      width_ += table.dim;
+      bytes_ += table.bytes;
+    }
+    if (features_.empty()) throw nb::value_error("no tables");
+    for (const Feature& one : features_) unpadded_.emplace_back(*one.table, one.pool, -1);
+  }
+
+  struct Arrays {
+    Buffer ids, offsets, weights, out;
+    bool have_weights = false;
+
+    void release() {
+      for (Buffer* one : {&ids, &offsets, &weights, &out}) one->release();
+    }
+  };
+
+  // offsets: (keys * batch + 1,); weights: (number of ids,); out: (batch, width)
+  bool fits_bags(const Arrays& a) const {
+    if (!fits(a) || a.out.dimensions() != 2 || a.out.length(1) != width_) return false;
+    if (a.have_weights && (!a.weights.floats() || a.weights.dimensions() != 1 ||
+                           a.weights.count() != a.ids.count() || a.out.overlaps(a.weights)))
+      return false;
+    return a.offsets.count() == count() * a.out.length(0) + 1;
+  }
+
+  // offsets: (keys + 1,), rising from 0 to the number of ids; out: (values of all rows,)
+  bool fits_rows(const Arrays& a) const {
+    if (!fits(a) || a.out.dimensions() != 1 || a.offsets.count() != count() + 1) return false;
+    const Request request = ask(a, unpadded_, 1);
+    std::int64_t values = 0;
+    for (int i = 0; i < count(); ++i) {
+      const std::int64_t ids = request.offset(i + 1) - request.offset(i);
+      if (request.offset(i) < 0 || ids < 0 || request.offset(i + 1) > a.ids.count()) return false;
+      values += ids * features_[static_cast<std::size_t>(i)].table->dim;
+    }
+    return request.offset(0) == 0 && request.offset(count()) == a.ids.count() &&
+           values == a.out.count();
+  }
+
+  Findings embedding_bags(const Arrays& a, int threads) const {
+    const Request request = ask(a, features_, a.out.length(0));
+    const std::int64_t bags = count() * request.batch;
+    const std::int64_t work = (request.ids.count + bags) * (width_ / count() + 1);
+    Findings all;
+    run(work, [&] {
+      // as many ids and bags in each part
+      const auto start = [&](int part, int parts) {
+        const std::int64_t wanted = (request.ids.count + bags) / parts * part;
+        std::int64_t low = 0, high = bags;
+        while (low < high) {
+          const std::int64_t middle = low + (high - low) / 2;
+          if (request.offset(middle) + middle < wanted) low = middle + 1;
+          else high = middle;
+        }
+        return low;
+      };
+      all = share(threads, work, bags, start, current_backend()->pool_many, request);
+    });
+    if (request.offset(0) != 0 || request.offset(bags) != request.ids.count)
+      all.outcome.bad_offsets = true;
+    return all;
+  }
+
+  Findings lookups(const Arrays& a, int threads) const {
+    const Request request = ask(a, unpadded_, 1);
+    const std::int64_t ids = request.ids.count;
+    Findings all;
+    run(a.out.count(), [&] {
+      const auto start = [&](int part, int parts) { return ids / parts * part; };
+      all = share(threads, a.out.count(), ids, start, current_backend()->lookup_many, request);
+    });
+    return all;
+  }
+
+  // None when all went well, else what was found.
+  PyObject* report(Findings& found) const {
+    const Outcome& o = found.outcome;
+    PyObject* result = nullptr;
+    if (o.outside == 0 && o.bad_row < 0 && !o.bad_offsets) {
+      result = Py_NewRef(Py_None);
+    } else if (o.outside > 0 && !found.outside) {
+      PyErr_NoMemory();
+    } else if (PyObject* counts = PyList_New(found.outside ? count() : 0)) {
+      for (int i = 0; found.outside && i < count(); ++i)
+        PyList_SET_ITEM(counts, i, PyLong_FromLongLong(found.outside[i]));
+      result = Py_BuildValue("(LLiLiNN)", o.outside, o.first_outside, found.bad_feature, o.bad_row,
+                             o.bad_tier, PyBool_FromLong(o.bad_offsets), counts);
+    }
+    std::free(found.outside);
+    return result;
+  }
+
+ private:
+  using Kernel = void (*)(const Request&, std::int64_t, std::int64_t, Findings&);
+
+  int count() const { return static_cast<int>(features_.size()); }
+
+  bool fits(const Arrays& a) const {
+    return a.ids.integers() && a.ids.dimensions() == 1 && a.offsets.integers() &&
+           a.offsets.dimensions() == 1 && a.out.floats() && !a.out.overlaps(a.ids) &&
+           !a.out.overlaps(a.offsets);
+  }
+
+  Request ask(const Arrays& a, const std::vector<Feature>& features, std::int64_t batch) const {
+    return {features.data(),
+            count(),
+            {a.ids.data<void>(), a.ids.count(), a.ids.wide()},
+            a.offsets.data<void>(),
+            a.offsets.wide(),
+            batch,
+            a.have_weights ? a.weights.data<float>() : nullptr,
+            a.out.data<float>(),
+            width_,
+            bypasses_cache(4 * a.out.count(), bytes_)};
+  }
+
+  // Work on items 0 to `items`, in parts where there are enough values; start(part, parts) is
+  // the first item of a part.
+  template <class Start>
+  static Findings share(int threads, std::int64_t values, std::int64_t items, Start start,
+                        Kernel kernel, const Request& request) {
+    Findings all;
+    threads = static_cast<int>(std::min<std::int64_t>(threads, values / kThreadValues));
+    if (threads < 2) {
+      kernel(request, 0, items, all);
+      return all;
+    }
+    const int parts = threads * kPartsPerThread;
+    std::vector<std::int64_t> starts;
+    for (int part = 0; part < parts; ++part)
+      starts.push_back(std::max(starts.empty() ? 0 : starts.back(), start(part, parts)));
+    starts.push_back(items);
+    std::vector<Findings> found(static_cast<std::size_t>(parts));
+    share_work(threads, parts, [&](int part) {
+      const auto i = static_cast<std::size_t>(part);
+      kernel(request, starts[i], starts[i + 1], found[i]);
+    });
+    for (Findings& one : found) merge(all, one, request.count);
+    return all;
+  }
+
+  // Adds what was found behind it.
+  static void merge(Findings& all, Findings& next, int count) {
+    Outcome& sum = all.outcome;
+    const Outcome& more = next.outcome;
+    if (sum.outside == 0) sum.first_outside = more.first_outside;
+    if (sum.bad_row < 0) {
+      sum.bad_row = more.bad_row;
+      sum.bad_tier = more.bad_tier;
+      all.bad_feature = next.bad_feature;
+    }
+    sum.outside += more.outside;
+    sum.bad_offsets |= more.bad_offsets;
+    if (!all.outside) {
+      all.outside = next.outside;
+    } else if (next.outside) {
+      for (int i = 0; i < count; ++i) all.outside[i] += next.outside[i];
+      std::free(next.outside);
+    }
+  }
+
+  template <class Work>
+  static void run(std::int64_t values, Work work) {
+    PyThreadState* state = values > kUnlockValues ? PyEval_SaveThread() : nullptr;
+    work();
+    if (state) PyEval_RestoreThread(state);
+  }
+
+  nb::list held_;  // tables, so that they stay
+  std::vector<Feature> features_;
+  std::vector<Feature> unpadded_;  // for rows that are not pooled
+  std::int64_t width_ = 0;
+  std::uint64_t bytes_ = 0;
+};
+
+// Plain C, as the calls of a table. NotImplemented for arrays of another kind.
+
+// embedding_bags(values, offsets, weights, out, threads)
+inline PyObject* request_embedding_bags(PyObject* self, PyObject* const* arguments,
+                                        Py_ssize_t count) {
+  if (count != 5)
+    return PyErr_Format(PyExc_TypeError,
+                        "embedding_bags takes values, offsets, weights, out, threads");
+  const BoundRequest& request = *nb::inst_ptr<BoundRequest>(self);
+  const long threads = PyLong_AsLong(arguments[4]);
+  if (threads == -1 && PyErr_Occurred()) return nullptr;
+  BoundRequest::Arrays a;
+  a.have_weights = arguments[2] != Py_None;
+  a.ids.get(arguments[0], 0);
+  a.offsets.get(arguments[1], 0);
+  if (a.have_weights) a.weights.get(arguments[2], 0);
+  a.out.get(arguments[3], PyBUF_WRITABLE);
+  PyObject* result = nullptr;
+  if (request.fits_bags(a)) {
+    Findings found = request.embedding_bags(a, static_cast<int>(std::min(threads, 1024l)));
+    result = request.report(found);
+  } else {
+    result = Py_NewRef(Py_NotImplemented);
+  }
+  a.release();
+  return result;
+}
+
+// lookups(values, offsets, out, threads)
+inline PyObject* request_lookups(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 4)
+    return PyErr_Format(PyExc_TypeError, "lookups takes values, offsets, out, threads");
+  const BoundRequest& request = *nb::inst_ptr<BoundRequest>(self);
+  const long threads = PyLong_AsLong(arguments[3]);
+  if (threads == -1 && PyErr_Occurred()) return nullptr;
+  BoundRequest::Arrays a;
+  a.ids.get(arguments[0], 0);
+  a.offsets.get(arguments[1], 0);
+  a.out.get(arguments[2], PyBUF_WRITABLE);
+  PyObject* result = nullptr;
+  if (request.fits_rows(a)) {
+    Findings found = request.lookups(a, static_cast<int>(std::min(threads, 1024l)));
+    result = request.report(found);
+  } else {
+    result = Py_NewRef(Py_NotImplemented);
+  }
+  a.release();
+  return result;
+}
+
+}  // namespace sharkstore
