@@ -1,0 +1,272 @@
+"""TorchRec's collections over a store: jagged tensors in, keyed tensors out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sharkstore.kernels as kernels
+from sharkstore.errors import ArgumentError
+from sharkstore.load import arguments
+from sharkstore.load.request import Mode
+from sharkstore.load.store import Store
+from sharkstore.nn import calls, ops
+from sharkstore.nn.modules import StoreModule
+
+
+@dataclass(frozen=True, slots=True)
+class TableFeatures:
+    """A table of a collection, and the features that are looked up in it.
+
+    Args:
+        table: its name in the store.
+        features: names of them.
+        mode: how their bags are pooled: `sum`, `mean` or `max`.
+        name: the collection's name for the table; its name in the store when left out.
+    """
+
+    table: str
+    features: tuple[str, ...]
+    mode: Mode = "sum"
+    name: str = ""
+
+
+class _Collection(StoreModule):
+    """Features of several tables.
+
+    Args:
+        store: open, or a path.
+        tables: in the order of the output.
+        configs: TorchRec's, of the collection that this one stands for.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        tables: Sequence[TableFeatures],
+        configs: Sequence[Any] | None,
+    ) -> None:
+        super().__init__(store)
+        if not tables or not all(one.features for one in tables):
+            raise ArgumentError("a collection needs tables, and each table features")
+        self._configs = list(configs) if configs is not None else list(tables)
+        lookups = [(one, feature) for one in tables for feature in one.features]
+        times = Counter(feature for _, feature in lookups)
+        self.features = [feature for _, feature in lookups]
+        # TorchRec's names: a feature of several tables is told apart by theirs
+        self.names = [
+            f"{feature}@{one.name or one.table}" if times[feature] > 1 else feature
+            for one, feature in lookups
+        ]
+        self.tables = tuple(one.table for one, _ in lookups)
+        self.modes: tuple[Mode, ...] = tuple(one.mode for one, _ in lookups)
+        for mode in self.modes:
+            arguments.check_choice("mode", mode, tuple(kernels.POOLS))
+        self.dims = [self.store[table].dim for table in self.tables]
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def extra_repr(self) -> str:
+        """Tables, features and store, in brackets behind the module's name."""
+        counted = f"{len(set(self.tables))} tables, {len(self.features)} features"
+        return f"{counted}, {self._told()}"
+
+    def _positions(self, keys: Sequence[str]) -> list[int]:
+        """Where each feature's bags are among some keys; none if that is one after another."""
+        if keys == self.features:
+            return []
+        places = {key: at for at, key in enumerate(keys)}
+        missing = [feature for feature in self.features if feature not in places]
+        if missing:
+            some = ", ".join(list(keys)[:8]) + (", …" if len(keys) > 8 else "")
+            raise ArgumentError(f"no feature {missing[0]!r} in the input", got=some or "none")
+        return [places[feature] for feature in self.features]
+
+
+class EmbeddingBagCollection(_Collection):
+    """TorchRec's `EmbeddingBagCollection` over tables of a store: one native call a batch.
+
+    Args:
+        store: open, or a path.
+        tables: in the order of the output.
+        is_weighted: whether a jagged tensor's weights count.
+        configs: TorchRec's, of the collection that this one stands for.
+
+    Raises:
+        UnknownTableError: no such table.
+        ArgumentError: no tables, or tables without features.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        tables: Sequence[TableFeatures],
+        is_weighted: bool = False,
+        *,
+        configs: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__(store, tables, configs)
+        self._is_weighted = is_weighted
+
+    def is_weighted(self) -> bool:
+        """Whether a jagged tensor's weights count."""
+        return self._is_weighted
+
+    def embedding_bag_configs(self) -> list[Any]:
+        """TorchRec's, if it stands for a collection of TorchRec, else the tables."""
+        return self._configs
+
+    def forward(
+        self,
+        features: Any,
+        values: Tensor | None = None,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+        batch: int | None = None,
+    ) -> Any:
+        """Pooled rows of all features.
+
+        Args:
+            features: a KeyedJaggedTensor, alone; or the names that the offsets are of, in
+                their order (the collection's own `features` may come in any order, with others).
+            values: int32 or int64 (n,), the ids: all of the first feature, then the second's, …
+            offsets: int32 or int64 (features * batch + 1,), from 0 to n.
+            per_sample_weights: float32 (n,), with mode `sum` only.
+            batch: the size of another input, say `dense.shape[0]`, that this one must have: give
+                it where a model is exported, as torch can't tell that both are the same, and
+                refuses batches of 1 for a size that is computed.
+
+        Returns:
+            a KeyedTensor for a KeyedJaggedTensor, else float32 (batch, sum of dims).
+
+        Raises:
+            ArgumentError: a feature is missing, or shapes that don't fit.
+        """
+        if isinstance(features, (list, tuple)):
+            if values is None or offsets is None:
+                raise ArgumentError("names of features go with values and offsets")
+            return self._pooled(features, values, offsets, per_sample_weights, batch)
+        _check_jagged(features)
+        weights = features.weights() if self._is_weighted else None
+        pooled = self._pooled(
+            features.keys(), features.values(), features.offsets(), weights, batch
+        )
+        return _torchrec().KeyedTensor(self.names, self.dims, pooled)
+
+    def _pooled(
+        self,
+        keys: Sequence[str],
+        values: Tensor,
+        offsets: Tensor,
+        weights: Tensor | None,
+        batch: int | None,
+    ) -> Tensor:
+        positions = self._positions(keys)
+        if calls.at_hand(values):
+            request = self._opened.request(self.tables, self.modes)
+            given = (values, offsets, weights)
+            return calls.request_bags(request, *given, positions, len(keys), batch)
+        return ops.embedding_bags(
+            values,
+            offsets,
+            weights,
+            self.digest,
+            list(self.tables),
+            self.dims,
+            list(self.modes),
+            positions,
+            len(keys),
+            (offsets.shape[0] - 1) // len(keys) if batch is None else batch,
+        )
+
+
+class EmbeddingCollection(_Collection):
+    """TorchRec's `EmbeddingCollection` over tables of a store: rows, not pooled.
+
+    Args:
+        store: open, or a path.
+        tables: in the order of the output, of one dim.
+        need_indices: whether the output's weights are the ids, as TorchRec has it.
+        configs: TorchRec's, of the collection that this one stands for.
+
+    Raises:
+        UnknownTableError: no such table.
+        ArgumentError: no tables, tables without features, or of several dims.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        tables: Sequence[TableFeatures],
+        need_indices: bool = False,
+        *,
+        configs: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__(store, tables, configs)
+        if len(set(self.dims)) > 1:
+            raise ArgumentError("tables of several dims", got=sorted(set(self.dims)))
+        self._need_indices = need_indices
+
+    def need_indices(self) -> bool:
+        """Whether the output's weights are the ids."""
+        return self._need_indices
+
+    def embedding_dim(self) -> int:
+        """Values a row."""
+        return self.dims[0]
+
+    def embedding_configs(self) -> list[Any]:
+        """TorchRec's, if it stands for a collection of TorchRec, else the tables."""
+        return self._configs
+
+    def forward(self, features: Any) -> dict[str, Any]:
+        """Rows of all features, by name.
+
+        Args:
+            features: a KeyedJaggedTensor.
+
+        Returns:
+            a JaggedTensor for each feature.
+        """
+        _check_jagged(features)
+        self._positions(features.keys())
+        jagged = features.to_dict()
+        found = {}
+        for name, feature, table in zip(self.names, self.features, self.tables, strict=True):
+            ids = jagged[feature].values()
+            found[name] = _torchrec().JaggedTensor(
+                values=self._rows(table, ids),
+                lengths=jagged[feature].lengths(),
+                weights=ids if self._need_indices else None,
+            )
+        return found
+
+    def _rows(self, table: str, ids: Tensor) -> Tensor:
+        if calls.at_hand(ids):
+            return calls.rows(self._opened.store[table], ids, -1)
+        return ops.embedding(ids, self.digest, table, self.dims[0], -1)
+
+
+def _torchrec() -> Any:
+    import torchrec.sparse.jagged_tensor  # type: ignore[import-untyped]
+
+    return torchrec.sparse.jagged_tensor
+
+
+def _check_jagged(features: Any) -> None:
+    """Refuse what is no jagged tensor, or one of another layout than (keys * batch)."""
+    if not hasattr(features, "offsets") or not hasattr(features, "keys"):
+        expected = "a KeyedJaggedTensor, or a list of names"
+        raise ArgumentError("features", got=type(features).__name__, expected=expected)
+    if features.variable_stride_per_key() or features.inverse_indices_or_none() is not None:
+        what = "jagged tensors with a batch size of each key, or inverse indices"
+        raise ArgumentError(what, expected="one batch size")

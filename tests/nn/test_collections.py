@@ -1,0 +1,225 @@
+"""TorchRec's collections over a store, and the plain way without jagged tensors."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from served_models import converted, same_bits, seeded, with_rows_of
+from torch import nn
+
+from sharkstore.errors import ArgumentError, UnknownTableError
+from sharkstore.nn import EmbeddingBagCollection, TableFeatures, replace_embeddings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its own, on import
+    import torchrec
+    from torchrec import EmbeddingBagConfig, EmbeddingConfig, KeyedJaggedTensor
+    from torchrec.modules.embedding_configs import PoolingType
+
+ROWS, DIM, SAMPLES = 60, 4, 9
+KEYS = ["query", "seen", "clicked", "bought"]
+
+
+class Collections(nn.Module):
+    """Bags of a shared table and one of another dim; rows of a third."""
+
+    def __init__(self, *, weighted=False):
+        super().__init__()
+        pooling = PoolingType.SUM if weighted else PoolingType.MEAN
+        shared = EmbeddingBagConfig(
+            name="shared",
+            num_embeddings=ROWS,
+            embedding_dim=DIM,
+            feature_names=["seen", "bought"],
+            pooling=pooling,
+        )
+        words = EmbeddingBagConfig(
+            name="words", num_embeddings=ROWS, embedding_dim=2 * DIM, feature_names=["query"]
+        )
+        late = EmbeddingConfig(
+            name="late",
+            num_embeddings=ROWS,
+            embedding_dim=DIM,
+            feature_names=["clicked", "query"],
+        )
+        self.bags = torchrec.EmbeddingBagCollection([shared, words], is_weighted=weighted)
+        self.rows = torchrec.EmbeddingCollection([late], need_indices=True)
+
+
+def features(seed=0, keys=KEYS, samples=SAMPLES, dtype=torch.int64, *, weighted=False):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 4, len(keys) * samples)
+    values = torch.from_numpy(rng.integers(0, ROWS, lengths.sum())).to(dtype)
+    weights = torch.from_numpy(rng.random(lengths.sum(), np.float32)) if weighted else None
+    lengths = torch.from_numpy(lengths.astype(np.int32))
+    return KeyedJaggedTensor(list(keys), values, weights, lengths)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A model over a store, one with the same rows in its own tables, the store."""
+    model = seeded(Collections)
+    store = converted(model, tmp_path_factory.mktemp("collections"))
+    expected = with_rows_of(model, store)
+    replace_embeddings(model, store)
+    with store:
+        yield model, expected, store
+
+
+@pytest.mark.parametrize("samples", [1, SAMPLES])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("keys", [KEYS, ["seen", "bought", "query"], KEYS[::-1]])
+def test_pooled_values_are_those_of_torchrec(keys, dtype, samples, served):
+    model, expected, _ = served
+    given = features(samples, keys, samples, dtype)
+    ours, theirs = model.bags(given), expected.bags(given)
+    assert ours.keys() == theirs.keys() == ["seen", "bought", "query"]
+    assert ours.length_per_key() == theirs.length_per_key() == [DIM, DIM, 2 * DIM]
+    assert same_bits(ours.values(), theirs.values().detach())
+    assert same_bits(ours["bought"].contiguous(), theirs["bought"].detach().contiguous())
+
+
+def test_no_samples_give_no_rows_where_torchrec_fails(served):
+    assert served[0].bags(features(0, samples=0)).values().shape == (0, 4 * DIM)
+
+
+@pytest.mark.parametrize("part", ["bags", "rows"])
+def test_jagged_tensors_are_compiled_as_one_graph(part, served):
+    def values(given):
+        found = getattr(served[0], part)(given)
+        return found.values() if part == "bags" else [one.values() for one in found.values()]
+
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchRec's own
+        compiled = torch.compile(values, fullgraph=True, backend="aot_eager")
+        for samples in (SAMPLES, 4):
+            given = features(1, samples=samples)
+            torch.testing.assert_close(compiled(given), values(given), rtol=0, atol=0)
+
+
+def test_weighted_values_are_close_to_torchrec(tmp_path):
+    model = seeded(lambda: Collections(weighted=True))
+    with converted(model, tmp_path) as store:
+        expected = with_rows_of(model, store)
+        replace_embeddings(model, store)
+        assert model.bags.is_weighted()
+        given = features(weighted=True)
+        torch.testing.assert_close(
+            model.bags(given).values(), expected.bags(given).values().detach()
+        )
+
+
+@pytest.mark.parametrize("samples", [1, SAMPLES])
+def test_rows_are_those_of_torchrec(samples, served):
+    model, expected, _ = served
+    given = features(2, samples=samples)
+    ours, theirs = model.rows(given), expected.rows(given)
+    assert list(ours) == list(theirs) == ["clicked", "query"]
+    for name, one in ours.items():
+        assert same_bits(one.values(), theirs[name].values().detach())
+        assert torch.equal(one.lengths(), theirs[name].lengths())
+        assert torch.equal(one.weights(), theirs[name].weights())
+
+
+def test_a_collection_is_one_replacement_of_several_tables_and_comes_back(tmp_path):
+    model = seeded(Collections)
+    bags, rows = model.bags, model.rows
+    with converted(model, tmp_path) as store:
+        replaced = replace_embeddings(model, store)
+        assert [(one.path, one.tables) for one in replaced] == [
+            ("bags", ("bags.embedding_bags.shared.weight", "bags.embedding_bags.words.weight")),
+            ("rows", ("rows.embeddings.late.weight",)),
+        ]
+        assert not list(model.parameters())
+        assert model.bags.embedding_bag_configs() == bags.embedding_bag_configs()
+        assert model.rows.embedding_configs() == rows.embedding_configs()
+        assert (model.rows.need_indices(), model.rows.embedding_dim()) == (True, DIM)
+        assert "2 tables, 3 features" in repr(model)
+        assert model.bags.device.type == "cpu"
+        replaced.restore()
+        assert (model.bags, model.rows) == (bags, rows)
+
+
+def test_part_of_a_collection_stays_only_with_the_whole(tmp_path):
+    model = seeded(Collections)
+    with converted(model, tmp_path) as store:
+        with pytest.raises(ArgumentError, match=r"part of a collection.*'bags': None"):
+            replace_embeddings(model, store, {"bags.embedding_bags.words": None})
+        assert replace_embeddings(model, store, {"bags": None}).kept == ("bags",)
+
+
+# --- without jagged tensors ------------------------------------------------------------------
+
+TABLES = [
+    TableFeatures("bags.embedding_bags.shared.weight", ("seen", "bought"), "mean"),
+    TableFeatures("bags.embedding_bags.words.weight", ("query",)),
+]
+
+
+def test_names_values_and_offsets_do_without_torchrec(served):
+    model, _, store = served
+    given = features(3)
+    collection = EmbeddingBagCollection(store, TABLES)
+    found = collection(KEYS, given.values(), given.offsets())
+    assert same_bits(found, model.bags(given).values())
+    ordered = features(3, collection.features)
+    found = collection(collection.features, ordered.values(), ordered.offsets())
+    assert same_bits(found, model.bags(ordered).values())
+    assert collection.embedding_bag_configs() == TABLES
+
+
+def test_a_collection_travels_by_path(served):
+    _, _, store = served
+    given = features(4)
+    collection = EmbeddingBagCollection(store, TABLES)
+    again = pickle.loads(pickle.dumps(collection))
+    assert again.store is not store
+    arguments = (KEYS, given.values(), given.offsets())
+    assert same_bits(again(*arguments), collection(*arguments))
+    again.store.close()
+
+
+def test_a_feature_of_two_tables_is_told_apart_by_their_names(served):
+    _, _, store = served
+    tables = [
+        TableFeatures("bags.embedding_bags.words.weight", ("query",), name="words"),
+        TableFeatures("bags.embedding_bags.shared.weight", ("query", "seen")),
+    ]
+    collection = EmbeddingBagCollection(store, tables)
+    names = ["query@words", "query@bags.embedding_bags.shared.weight", "seen"]
+    assert collection.names == names
+    assert collection(features(5)).keys() == names
+
+
+def test_other_arguments_are_refused(served):
+    _, _, store = served
+    given = features(6)
+    collection = EmbeddingBagCollection(store, TABLES)
+    with pytest.raises(ArgumentError, match=r"no feature 'bought'.*got query, seen"):
+        collection(features(6, KEYS[:2]))
+    with pytest.raises(ArgumentError, match="names of features go with values and offsets"):
+        collection(KEYS)
+    with pytest.raises(ArgumentError, match="a KeyedJaggedTensor, or a list of names"):
+        collection(given.values())
+    with pytest.raises(ArgumentError, match="4 keys"):
+        collection(KEYS, given.values(), given.offsets()[:-1])
+    falling = given.offsets().flip(0)
+    with pytest.raises(ArgumentError, match="offsets fall"):
+        collection(KEYS, given.values(), falling)
+    varying = KeyedJaggedTensor(
+        ["seen", "bought", "query"],
+        torch.tensor([1, 2, 3, 4]),
+        lengths=torch.tensor([1, 1, 1, 1]),
+        stride_per_key_per_rank=[[1], [2], [1]],
+    )
+    with pytest.raises(ArgumentError, match="one batch size"):
+        collection(varying)
+    with pytest.raises(UnknownTableError):
+        EmbeddingBagCollection(store, [TableFeatures("words", ("query",))])
+    with pytest.raises(ArgumentError, match="needs tables"):
+        EmbeddingBagCollection(store, [])
+    with pytest.raises(ArgumentError, match="mode 'first'"):
+        EmbeddingBagCollection(store, [TableFeatures(TABLES[0].table, ("seen",), "first")])
