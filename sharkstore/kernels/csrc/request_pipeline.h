@@ -17,8 +17,8 @@ struct Span {
 // The part of a request that one thread works on: ids, and in which features they may be.
 struct Share {
   std::int64_t begin, end;
-  int first, last;                        // features, the last one not included
-  std::int64_t first_bag, last_bag;       // of all features; unused where nothing is pooled
+  int first, last;                   // features, the last one not included
+  std::int64_t first_bag, last_bag;  // of all features
 };
 
 // The rows of a part of a request in order, resolved and prefetched ahead.
@@ -61,6 +61,28 @@ class SharedRows {
   SHARKSTORE_INLINE Address row(std::int64_t slot) const { return ring_.rows[slot & kRingMask]; }
   SHARKSTORE_INLINE int tag(std::int64_t slot) const { return ring_.tags[slot & kRingMask]; }
 
+  // Takes the next rows to prefetch, if so many are ready of one feature; gives the slot of the
+  // first of them, or -1.
+  SHARKSTORE_INLINE std::int64_t take(std::int64_t count) {
+    const std::int64_t end = lead_span_.end < ready_.id ? lead_span_.end : ready_.id;
+    if (count > end - lead_.id) return -1;
+    const std::int64_t slot = lead_.id + lead_span_.ahead;
+    lead_.id += count;
+    return slot;
+  }
+  SHARKSTORE_INLINE void prefetch_slot(std::int64_t slot) const {
+    const auto* p = reinterpret_cast<const std::uint8_t*>(row(slot));
+    const int tag = this->tag(slot);
+    const Feature& feature = *lead_feature_;
+    prefetch(p);
+    prefetch(p + feature.line[0][tag]);
+    if (!feature.more_than_two) return;
+    prefetch(p + feature.line[1][tag]);
+    prefetch(p + feature.line[2][tag]);
+    if (!feature.more_than_four) return;
+    for (std::uint32_t at = 64 * kLinesTold; at < feature.last[tag]; at += 64) prefetch(p + at);
+    prefetch(p + feature.last[tag]);
+  }
   SHARKSTORE_INLINE void prefetch_ahead() {
     if (lead_.id < ready_.id) prefetch_row();
   }
@@ -81,18 +103,7 @@ class SharedRows {
       lead_span_ = spans_[++lead_.span & kSpanMask];
       lead_feature_ = request_.features + lead_span_.feature;
     }
-    const std::int64_t slot = lead_.id++ + lead_span_.ahead;
-    const auto* p = reinterpret_cast<const std::uint8_t*>(row(slot));
-    const int tag = this->tag(slot);
-    const Feature& feature = *lead_feature_;
-    prefetch(p);
-    prefetch(p + feature.line[0][tag]);
-    if (!feature.more_than_two) return;
-    prefetch(p + feature.line[1][tag]);
-    prefetch(p + feature.line[2][tag]);
-    if (!feature.more_than_four) return;
-    for (std::uint32_t at = 64 * kLinesTold; at < feature.last[tag]; at += 64) prefetch(p + at);
-    prefetch(p + feature.last[tag]);
+    prefetch_slot(lead_.id++ + lead_span_.ahead);
   }
 
   // The next feature that has ids, if there is one. Offsets that fall are told when they are used.
@@ -192,11 +203,21 @@ class SharedRows {
 struct FeatureRows {
   SharedRows& rows;
   std::int64_t ahead;
+  std::int64_t lead;  // from a row to the slot that is prefetched meanwhile
+  bool together;      // those of a segment are of one feature, and taken
 
-  SHARKSTORE_INLINE void prepare(std::int64_t i, std::int64_t to) { rows.prepare(i, to, ahead); }
+  SHARKSTORE_INLINE void prepare(std::int64_t i, std::int64_t to) {
+    rows.prepare(i, to, ahead);
+    const std::int64_t slot = rows.take(to - i);
+    together = slot >= 0;
+    lead = slot - i;
+  }
   SHARKSTORE_INLINE Address row(std::int64_t i) const { return rows.row(i + ahead); }
   SHARKSTORE_INLINE int tag(std::int64_t i) const { return rows.tag(i + ahead); }
-  SHARKSTORE_INLINE void prefetch_ahead(std::int64_t) { rows.prefetch_ahead(); }
+  SHARKSTORE_INLINE void prefetch_ahead(std::int64_t i) {
+    if (together) rows.prefetch_slot(i + lead);
+    else rows.prefetch_ahead();
+  }
 };
 
 // Pools the bags of a feature that are in the part; gives where the last one ends, or -1.
@@ -205,7 +226,7 @@ std::int64_t pool_feature(SharedRows& all, const Request& request, const Share& 
                           std::int64_t begin) {
   const Feature& feature = request.features[index];
   const Span span = all.enter(index);
-  FeatureRows rows{all, span.ahead};
+  FeatureRows rows{all, span.ahead, 0, false};
   const Decoder<Dim> decode(*feature.table);
   const std::int64_t before = index * request.batch;
   const std::int64_t first = part.first_bag > before ? part.first_bag - before : 0;
@@ -230,7 +251,7 @@ template <int Dim, bool Stream>
 std::int64_t lookup_feature(SharedRows& all, const Request& request, int index,
                             std::int64_t begin, float* out) {
   const Span span = all.enter(index);
-  FeatureRows rows{all, span.ahead};
+  FeatureRows rows{all, span.ahead, 0, false};
   const Decoder<Dim> decode(*request.features[index].table);
   put_rows<Dim, Stream>(decode, rows, begin, span.end, out);
   return span.end;
