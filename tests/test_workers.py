@@ -227,9 +227,7 @@ def test_an_interrupt_reaches_no_worker_not_even_one_that_starts(inputs, tmp_pat
 
 
 def test_more_workers_than_memory_holds_are_refused_with_how_many_fit(inputs, tmp_path):
-    with pytest.raises(
-        ArgumentError, match=r"too little for 500 workers .*--workers \d+ fit"
-    ):
+    with pytest.raises(ArgumentError, match=r"too little for 500 workers .*--workers \d+ fit"):
         by_workers(inputs, tmp_path / "m.shark", workers=500, max_memory="8GiB")
     with pytest.raises(ArgumentError, match="not both"):
         by_workers(inputs, tmp_path / "m.shark", dask="tcp://127.0.0.1:1")
