@@ -1,7 +1,14 @@
 """Hot loops: the numpy reference that defines every result, and the native module."""
 
 try:
-    from sharkstore.kernels._native import huge_array, map_chunks
+    from sharkstore.kernels._native import (
+        Budget,
+        advise_pages,
+        huge_array,
+        map_chunks,
+        populate,
+        resident,
+    )
 except ImportError as error:
     error.add_note(
         "sharkstore's native module is missing or was built for another Python: install the "
@@ -34,12 +41,14 @@ from sharkstore.kernels.scales import scale_exponent
 
 __all__ = [
     "POOLS",
+    "Budget",
     "Codebook",
     "Factor",
     "Feature",
     "SlotError",
     "TableView",
     "Tier",
+    "advise_pages",
     "backend",
     "backends",
     "bind",
@@ -52,6 +61,8 @@ __all__ = [
     "huge_array",
     "map_chunks",
     "measure_rows",
+    "populate",
+    "resident",
     "rowmap_counters",
     "rowmap_tiers",
     "scale_exponent",

@@ -4,10 +4,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <deque>
+#include <limits>
 #include <vector>
 
+#include "budget.h"
+#include "buffers.h"
 #include "dispatch.h"
+#include "parts.h"
 
 namespace sharkstore {
 
@@ -15,62 +18,6 @@ namespace nb = nanobind;
 
 // below this many values a call is over before another thread could take the lock
 constexpr std::int64_t kUnlockValues = 1 << 13;
-
-// The memory of a C-contiguous array, from `get` to `release`. Nothing is released by itself:
-// a thread that ends while it waits for the interpreter must not touch Python any more.
-class Buffer {
- public:
-  void get(PyObject* object, int flags) {
-    held_ = PyObject_GetBuffer(object, &view_, flags | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0;
-    if (!held_) PyErr_Clear();
-  }
-  void release() {
-    if (held_) PyBuffer_Release(&view_);
-    held_ = false;
-  }
-
-  // Whether the elements are of one of these kinds, of that size, and aligned.
-  bool holds(const char* formats, std::size_t size) const {
-    if (!held_ || !view_.format || !view_.format[0] || view_.format[1]) return false;
-    for (const char* one = formats; *one; ++one)
-      if (*one == view_.format[0])
-        return static_cast<std::size_t>(view_.itemsize) == size &&
-               reinterpret_cast<std::uintptr_t>(view_.buf) % size == 0;
-    return false;
-  }
-  bool integers() const { return holds("lq", 8) || holds("i", 4); }
-  bool wide() const { return view_.itemsize == 8; }
-  bool floats() const { return holds("f", 4); }
-
-  int dimensions() const { return view_.ndim; }
-  std::int64_t length(int axis) const { return view_.shape[axis]; }
-  std::int64_t count() const { return view_.len / view_.itemsize; }
-  template <class T>
-  T* data() const {
-    return static_cast<T*>(view_.buf);
-  }
-  bool overlaps(const Buffer& other) const {
-    const char* mine = data<char>();
-    const char* theirs = other.data<char>();
-    return view_.len > 0 && other.view_.len > 0 && mine < theirs + other.view_.len &&
-           theirs < mine + view_.len;
-  }
-
- private:
-  Py_buffer view_;
-  bool held_ = false;
-};
-
-// Buffers that are released together.
-struct Buffers {
-  std::deque<Buffer> all;
-  Buffers() = default;
-  Buffers(const Buffers&) = delete;
-  Buffers& operator=(const Buffers&) = delete;
-  ~Buffers() {
-    for (Buffer& one : all) one.release();
-  }
-};
 
 class BoundTable {
  public:
@@ -112,11 +59,18 @@ class BoundTable {
     return true;
   }
 
-  Outcome lookup(const Buffer& ids, const Buffer& out) const {
-    const Ids rows{ids.data<void>(), ids.count(), ids.wide()};
+  Outcome lookup(const Buffer& ids, const Buffer& out) {
     const Backend& kernels = *current_backend();
     Outcome outcome;
-    run(rows.count, [&] { kernels.lookup(table_, rows, out.data<float>(), outcome); });
+    const Ids all{ids.data<void>(), ids.count(), ids.wide()};
+    watched(all, [&] {
+      each_part(all, part_ids(), [&](const Ids& rows, std::int64_t first) {
+        Outcome found;
+        float* to = out.data<float>() + first * table_.dim;
+        run(rows.count, rows.count, [&] { kernels.lookup(table_, rows, to, found); });
+        add_outcome(outcome, found, first);
+      });
+    });
     return outcome;
   }
 
@@ -139,7 +93,7 @@ class BoundTable {
            a.offsets.count() - a.last == a.out.length(0) && !a.out.overlaps(a.offsets);
   }
 
-  Outcome embedding_bag(const BagArrays& a, Pool pool, std::int64_t padding) const {
+  Outcome embedding_bag(const BagArrays& a, Pool pool, std::int64_t padding) {
     const Ids rows{a.ids.data<void>(), a.ids.count(), a.ids.wide()};
     const std::int64_t* starts = a.have_offsets ? a.offsets.data<std::int64_t>() : nullptr;
     const std::int64_t count = a.out.length(0);
@@ -147,12 +101,31 @@ class BoundTable {
                     a.have_weights ? a.weights.data<float>() : nullptr, pool, padding};
     const Backend& kernels = *current_backend();
     Outcome outcome;
-    run(rows.count + count,
-        [&] { kernels.pool(table_, rows, bags, a.out.data<float>(), outcome); });
+    const auto make = [&](const Ids& ids, const Bags& some, std::int64_t first, std::int64_t bag) {
+      Outcome found;
+      float* to = a.out.data<float>() + bag * table_.dim;
+      run(ids.count, ids.count + some.count, [&] { kernels.pool(table_, ids, some, to, found); });
+      add_outcome(outcome, found, first);
+    };
+    watched(rows, [&] {
+      if (budget_) {
+        each_part(rows, bags, part_ids(), make);
+      } else {
+        make(rows, bags, 0, 0);
+      }
+    });
     const bool ends = !starts || !a.last || starts[count] == rows.count;
     if (starts && (!ends || (count == 0 && rows.count > 0))) outcome.bad_offsets = true;
     return outcome;
   }
+
+  // From now on rows are asked for ahead when they are cold, and kept within the budget.
+  void watch(nb::object budget);
+  // Calls, rows, sampled rows of each tier, whether the table is cold.
+  nb::tuple counts() const;
+  // For calls that go through several tables: under Python's lock.
+  Watch& watched_by() { return watch_; }
+  Budget* budget() { return budget_; }
 
  private:
   const Buffer& hold(nb::handle object) {
@@ -206,14 +179,38 @@ class BoundTable {
     table_.rowmap = blocks.data<std::uint8_t>();
   }
 
+  std::int64_t part_ids() const { return budget_ ? budget_->part() : std::numeric_limits<std::int64_t>::max(); }
+
+  // Reads rows ahead of the work if they are cold, and learns from what it reads.
   template <class Work>
-  void run(std::int64_t rows, Work work) const {
-    PyThreadState* state = rows > kUnlockValues / table_.dim ? PyEval_SaveThread() : nullptr;
+  void watched(const Ids& ids, Work work) {
+    Watch::Turn turn = watch_.begin(table_, ids);
+    if (turn.look) turn.before = Usage::now();
+    if (turn.ask) {
+      PyThreadState* state = PyEval_SaveThread();
+      ask_for_rows(table_, ids);
+      PyEval_RestoreThread(state);
+    }
+    work();
+    if (turn.look) watch_.end(Usage::now().since(turn.before), ids.count);
+  }
+
+  // ids: that are looked up, rows: that are made or read
+  template <class Work>
+  void run(std::int64_t ids, std::int64_t rows, Work work) {
+    Budget::Before held;
+    if (budget_) held = budget_->reserve(ids);
+    const bool unlock = budget_ || watch_.cold() || rows > kUnlockValues / table_.dim;
+    PyThreadState* state = unlock ? PyEval_SaveThread() : nullptr;
     work();
     if (state) PyEval_RestoreThread(state);
+    if (budget_) budget_->settle(ids, held);
   }
 
   Table table_;
+  Watch watch_;
+  nb::object held_budget_;
+  Budget* budget_ = nullptr;
   Buffers buffers_;
   std::vector<float> default_row_;
 };
@@ -232,7 +229,7 @@ inline PyObject* report(const Outcome& o) {
 // lookup(ids, out)
 inline PyObject* table_lookup(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 2) return PyErr_Format(PyExc_TypeError, "lookup takes ids, out");
-  const BoundTable& table = *nb::inst_ptr<BoundTable>(self);
+  BoundTable& table = *nb::inst_ptr<BoundTable>(self);
   Buffer ids, out;
   ids.get(arguments[0], 0);
   out.get(arguments[1], PyBUF_WRITABLE);
@@ -253,7 +250,7 @@ inline PyObject* table_embedding_bag(PyObject* self, PyObject* const* arguments,
   if (count != 7)
     return PyErr_Format(PyExc_TypeError,
                         "embedding_bag takes ids, offsets, weights, last, pool, padding, out");
-  const BoundTable& table = *nb::inst_ptr<BoundTable>(self);
+  BoundTable& table = *nb::inst_ptr<BoundTable>(self);
   BoundTable::BagArrays a;
   a.have_offsets = arguments[1] != Py_None;
   a.have_weights = arguments[2] != Py_None;

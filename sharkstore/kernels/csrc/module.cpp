@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "bound_cold.h"
 #include "bound_encode.h"
 #include "bound_mapping.h"
 #include "bound_request.h"
@@ -39,6 +40,9 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // daemon threads hold tables when the interpreter goes
   m.def("map_chunks", &map_chunks, "folder"_a, "paths"_a, "chunk_bytes"_a, "file_bytes"_a);
   m.def("huge_array", &huge_array, "size"_a);
+  m.def("advise_pages", &advise_pages, "array"_a, "how"_a);
+  m.def("populate", &populate, "array"_a);
+  m.def("resident", &resident, "array"_a);
   m.def("backends", [] {
     std::vector<std::string> names;
     for (const Backend* one : usable_backends()) names.emplace_back(one->name);
@@ -61,7 +65,12 @@ NB_MODULE(_native, m) {
   m.def("build_rowmap", &bound_build_rowmap, "tiers"_a, "planes"_a, "before"_a, "out"_a);
   nb::class_<BoundTable>(m, "Table", nb::type_slots(table_slots))
       .def(nb::init<std::int64_t, int, nb::list, nb::object, nb::object>(), "rows"_a, "dim"_a,
-           "tiers"_a, "rowmap"_a.none(), "default"_a);
+           "tiers"_a, "rowmap"_a.none(), "default"_a)
+      .def("watch", &BoundTable::watch, "budget"_a.none())
+      .def("counts", &BoundTable::counts);
   nb::class_<BoundRequest>(m, "Request", nb::type_slots(request_slots))
       .def(nb::init<nb::list>(), "features"_a);
+  nb::class_<BoundBudget>(m, "Budget")
+      .def(nb::init<std::int64_t, nb::list>(), "limit"_a, "arrays"_a)
+      .def_prop_ro("dropped", [](BoundBudget& b) { return b.budget().dropped(); });
 }
