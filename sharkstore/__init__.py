@@ -20,8 +20,8 @@ from sharkstore.errors import (
     UnknownTableError,
     VersionError,
 )
+from sharkstore.load.open import open_store as open  # noqa: A004 - as in zarr.open, safe_open
 from sharkstore.load.store import Store
-from sharkstore.load.store import open_store as open  # noqa: A004 - as in zarr.open, safe_open
 from sharkstore.load.table import Table
 
 __version__ = "0.1.0"

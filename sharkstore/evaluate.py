@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import sharkstore.metrics as metrics
 from sharkstore.errors import ArgumentError
-from sharkstore.load.store import Store, open_store
+from sharkstore.load.open import open_store
+from sharkstore.load.store import Store
 from sharkstore.load.table import Table
 
 F64 = NDArray[np.float64]

@@ -23,9 +23,8 @@ from sharkstore.format.layout import (
 from sharkstore.format.metadata import StoreMetadata, TableMetadata
 from sharkstore.format.validate import parse
 from sharkstore.format.version import FORMATS
-from sharkstore.load.files import is_current, open_regular, read_current
+from sharkstore.load.files import is_current, open_regular, read_current, read_document
 from sharkstore.load.mapping import map_array
-from sharkstore.load.store import read_document
 
 # told of a stage, the bytes just done, and the bytes of the whole stage
 Progress = Callable[[str, int, int], None]

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from sharkstore.cli.render import Grid, format_option, message_options, note, show_json
-from sharkstore.load.store import open_store
+from sharkstore.load.open import open_store
 
 EXAMPLES = """
 \b

@@ -13,7 +13,8 @@ import sharkstore.kernels as kernels
 from sharkstore.encodings import ROWS_PER_BLOCK
 from sharkstore.errors import CheckpointError, CheckpointNotFoundError
 from sharkstore.format.layout import ROOT_DOCUMENT
-from sharkstore.load.store import Store, open_store
+from sharkstore.load.open import open_store
+from sharkstore.load.store import Store
 from sharkstore.readers.files import is_url
 from sharkstore.readers.model import Checkpoint
 from sharkstore.readers.open import KINDS, open_checkpoint

@@ -7,12 +7,14 @@ that it was opened on, so documents and chunks are always of the same store.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import IO, TypeVar
+from typing import IO, NoReturn, TypeVar
 
 from sharkstore.errors import CorruptStoreError, FormatError, StoreNotFoundError
+from sharkstore.format.layout import ROOT_DOCUMENT
 
 T = TypeVar("T")
 
@@ -79,3 +81,27 @@ def open_regular(folder: int, path: str) -> IO[bytes]:
         os.close(descriptor)
         raise OSError(0, "not a regular file", path)
     return open(descriptor, "rb")
+
+
+def read_document(folder: int, root: str, path: str = ROOT_DOCUMENT) -> tuple[bytes, object]:
+    """A document below a store's folder, as bytes and as JSON.
+
+    Raises:
+        FormatError: it is missing, or not JSON.
+    """
+    try:
+        with open_regular(folder, path) as file:
+            raw = file.read()
+    except FileNotFoundError as error:
+        raise FormatError(f"not a store: no {path} in it", where=root) from error
+    except OSError as error:
+        raise FormatError(f"not a store: {path}: {error.strerror}", where=root) from error
+    try:
+        return raw, json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        message = f"{path} is not JSON: {error}"
+        raise FormatError(message, where=root, remedy="copy or convert again") from error
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")

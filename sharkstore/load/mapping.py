@@ -16,6 +16,9 @@ from sharkstore.kernels import huge_array, map_chunks
 
 # bytes behind the last row that kernels may read
 READ_PAST_END = 64
+CACHE_LINE = 64
+# addresses that are asked for at a time, for small arrays; memory is taken as they fill
+ROOM = 8 << 20
 REMEDY = "the store was copied in part; copy or convert it again"
 
 
@@ -58,15 +61,36 @@ def map_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
     return mapped[: spec.data_bytes].reshape(shape)
 
 
-def copy_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
-    """The same in memory of this process, on huge pages if it is large enough.
+class Memory:
+    """Room for copies of arrays: small ones lie one behind the other on huge pages.
 
-    Raises:
-        CorruptStoreError: as `map_array`.
+    Args:
+        size: bytes that will be asked for, about.
     """
-    size = spec.data_bytes + READ_PAST_END
-    held = huge_array(size) if size >= HUGE_PAGE else np.zeros(size, np.uint8)
-    rows = held[: spec.data_bytes].reshape(spec.rows, spec.row_bytes)
-    rows[:] = map_array(folder, spec)
-    rows.flags.writeable = False
-    return rows
+
+    def __init__(self, size: int) -> None:
+        self._step = min(max(size, 1), ROOM) if size >= HUGE_PAGE else 0
+        self._left: NDArray[np.uint8] = np.zeros(0, np.uint8)
+
+    def copy_array(self, folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
+        """What `map_array` gives, in memory of this process.
+
+        Raises:
+            CorruptStoreError: as `map_array`.
+        """
+        rows = self._take(spec.data_bytes + READ_PAST_END)[: spec.data_bytes]
+        rows = rows.reshape(spec.rows, spec.row_bytes)
+        rows[:] = map_array(folder, spec)
+        rows.flags.writeable = False
+        return rows
+
+    def _take(self, size: int) -> NDArray[np.uint8]:
+        if size >= HUGE_PAGE:
+            return huge_array(size)
+        if not self._step:
+            return np.zeros(size, np.uint8)
+        room = -(-size // CACHE_LINE) * CACHE_LINE
+        if room > len(self._left):
+            self._left = huge_array(max(self._step, room))
+        taken, self._left = self._left[:size], self._left[room:]
+        return taken

@@ -1,42 +1,25 @@
-"""Open a store and hold its tables.
-
-Spec: "For implementers: reading".
-"""
+"""An open store and its tables."""
 
 from __future__ import annotations
 
 import difflib
-import functools
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, NoReturn, Self
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import sharkstore.kernels as kernels
 from sharkstore.errors import (
     ArgumentError,
     ClosedError,
-    CorruptStoreError,
-    FormatError,
     UnknownTableError,
 )
-from sharkstore.format import validate
-from sharkstore.format.layout import ROOT_DOCUMENT, ArraySpec
-from sharkstore.format.metadata import StoreMetadata, TableMetadata, TierMetadata
-from sharkstore.load import arguments
-from sharkstore.load.files import open_regular, read_current
-from sharkstore.load.mapping import copy_array, map_array
+from sharkstore.format.metadata import StoreMetadata
+from sharkstore.load import residency
 from sharkstore.load.pages import huge_pages
-from sharkstore.load.request import Modes, Paddings, Request, Requests
-from sharkstore.load.table import Bounds, Table, table_stats
-
-Io = Literal["auto", "mmap", "ram"]
-Take = Callable[[int, ArraySpec], NDArray[np.uint8]]
-F32 = NDArray[np.float32]
+from sharkstore.load.request import F32, Modes, Paddings, Request, Requests
+from sharkstore.load.table import Bounds, Table
 
 
 class Store(Mapping[str, Table]):
@@ -48,16 +31,15 @@ class Store(Mapping[str, Table]):
         metadata: StoreMetadata,
         tables: dict[str, Table],
         dense: dict[str, NDArray[Any]],
-        io: str,
-        bounds: Bounds,
+        memory: residency.Held,
+        reopen: Callable[[], Store],
     ) -> None:
         self.path = path
         self.metadata = metadata
         self._tables = tables
         self._dense = dense
-        self._io = io
-        self._bounds = bounds
-        self._origin = os.path.abspath(path)
+        self._memory = memory
+        self._reopen = reopen
         self._closed = False
         self._requests = Requests()
 
@@ -81,17 +63,21 @@ class Store(Mapping[str, Table]):
         """How the store is held, and what was counted.
 
         Returns:
-            `io`: `mmap` or `ram`; `kernel`: the kernels in use; `bytes`: of all tables;
+            `io`: as it was asked for; `kernel`: the kernels in use; `bytes`: of all tables;
             `huge_pages`: bytes of the large arrays in memory, and on huge pages, with a note
-            where they are not; `tables`: by name, bytes and ids out of bounds.
+            where they are not; `resident`: bytes of stored rows, `ram` of this process's own,
+            `mapped` in its page tables and so in its RSS, `cached` in the page cache (None where
+            the system does not tell), the `limit` and what was `dropped` to keep it;
+            `major_faults`: of this process, since it began; `tables`: by name, bytes, how it is
+            held and why, what was looked up, ids out of bounds, and its tiers.
         """
         arrays = [array for table in self._tables.values() for array in table.arrays]
         return {
-            "io": self._io,
+            "io": self._memory.io,
             "kernel": kernels.backend(),
             "bytes": self.nbytes,
             "huge_pages": huge_pages(arrays),
-            "tables": {name: table_stats(table) for name, table in self._tables.items()},
+            **residency.told(self._tables, self._memory),
         }
 
     def request(
@@ -160,11 +146,40 @@ class Store(Mapping[str, Table]):
         what = names, tuple(mode) if isinstance(mode, list) else mode
         return self._requests.keep(what, lambda: self.request(names, mode))
 
+    def warm(
+        self,
+        tables: Iterable[str] | None = None,
+        tiers: Iterable[str] | None = None,
+        progress: residency.Progress | None = None,
+    ) -> int:
+        """Read mapped tables into memory, in large steps.
+
+        Args:
+            tables: names; all when left out.
+            tiers: names of encodings, such as `f32`, for the rows stored so; all when left out,
+                row maps and codebooks too.
+            progress: called with the bytes of each step.
+
+        Returns:
+            Bytes of what was asked for. With `max_resident` they are in the page cache, or on
+            their way there; else in memory and mapped.
+
+        Raises:
+            UnknownTableError: no such table.
+            ArgumentError: a text where names are expected.
+            ClosedError: the store was closed.
+        """
+        if self._closed:
+            raise ClosedError("the store was closed", where=self.path)
+        names = self._tables if tables is None else residency.names("tables", tables)
+        return residency.warm([self[name] for name in names], self._memory, tiers, progress)
+
     def close(self) -> None:
         """Unmap. Lookups that run in other threads end well; later ones raise ClosedError."""
         self._closed = True
         self._dense = {}
         self._requests.close()
+        self._memory = self._memory.closed()
         for table in self._tables.values():
             table.close()
 
@@ -197,8 +212,7 @@ class Store(Mapping[str, Table]):
         """Other processes, and copies, open the store again by its path."""
         if self._closed:
             raise ClosedError("the store was closed", where=self.path)
-        reopen = functools.partial(open_store, bounds=self._bounds)
-        return reopen, (self._origin, self._io)
+        return self._reopen, ()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self)} tables, {self.nbytes:,} bytes"
@@ -216,85 +230,3 @@ class Store(Mapping[str, Table]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def open_store(path: str | os.PathLike[str], io: Io = "auto", *, bounds: Bounds = "raise") -> Store:
-    """Open a store for lookups. Reads one small file, and no rows.
-
-    Args:
-        path: the store's directory.
-        io: `mmap` maps the chunk files, so that processes share one page cache; `ram` copies
-            them into memory; `auto` maps.
-        bounds: what a lookup does with ids outside a table: `raise`, or `default` for the
-            table's default row (zeros unless the store has another), counted in `stats()`.
-
-    Raises:
-        StoreNotFoundError: nothing there.
-        FormatError: not a store, or its documents break the format.
-        VersionError: of a newer major version.
-        CorruptStoreError: a chunk file is missing or of wrong size.
-    """
-    arguments.check_choice("io", io, ("auto", "mmap", "ram"))
-    arguments.check_choice("bounds", bounds, arguments.BOUNDS)
-    root = os.fsdecode(path)
-    return read_current(root, lambda folder: _open(folder, root, io, bounds))
-
-
-def _open(folder: int, root: str, io: Io, bounds: Bounds) -> Store:
-    metadata = validate.parse(read_document(folder, root)[1], root)
-    take = copy_array if io == "ram" else map_array
-    try:
-        tables = {
-            table.name: Table(table, _view(folder, table, take), bounds)
-            for table in metadata.tables
-        }
-        dense = {
-            entry.name: _typed(take(folder, entry.array), entry.array) for entry in metadata.dense
-        }
-    except CorruptStoreError as error:
-        error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
-        raise
-    return Store(root, metadata, tables, dense, "ram" if io == "ram" else "mmap", bounds)
-
-
-def read_document(folder: int, root: str, path: str = ROOT_DOCUMENT) -> tuple[bytes, object]:
-    """A document below a store's folder, as bytes and as JSON.
-
-    Raises:
-        FormatError: it is missing, or not JSON.
-    """
-    try:
-        with open_regular(folder, path) as file:
-            raw = file.read()
-    except FileNotFoundError as error:
-        raise FormatError(f"not a store: no {path} in it", where=root) from error
-    except OSError as error:
-        raise FormatError(f"not a store: {path}: {error.strerror}", where=root) from error
-    try:
-        return raw, json.loads(raw, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        message = f"{path} is not JSON: {error}"
-        raise FormatError(message, where=root, remedy="copy or convert again") from error
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _view(folder: int, table: TableMetadata, take: Take) -> kernels.TableView:
-    tiers = tuple(_tier(folder, tier, take) for tier in table.tiers)
-    rowmap = None if table.rowmap is None else take(folder, table.rowmap)
-    default = np.zeros(table.dim, np.float32)
-    if table.default is not None:
-        default = map_array(folder, table.default).view("<f4")[0].copy()
-    return kernels.TableView(table.rows, table.dim, tiers, rowmap, default)
-
-
-def _tier(folder: int, tier: TierMetadata, take: Take) -> kernels.Tier:
-    codebook = None if tier.codebook is None else _typed(take(folder, tier.codebook), tier.codebook)
-    return kernels.Tier(tier.encoding, tier.rows, take(folder, tier.array), codebook)
-
-
-def _typed(rows: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:
-    """The values of an array, given its bytes (rows, row bytes)."""
-    return rows.reshape(-1).view(spec.dtype).reshape(spec.shape)

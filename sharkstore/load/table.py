@@ -59,6 +59,17 @@ class Table:
         return self.metadata.nbytes
 
     @property
+    def stored_rows(self) -> tuple[NDArray[np.uint8], ...]:
+        """Stored rows of each tier, uint8 (rows, row bytes); nothing once closed."""
+        view = self._view
+        return () if view is None else tuple(tier.data for tier in view.tiers)
+
+    @property
+    def rowmap(self) -> NDArray[np.uint8] | None:
+        """Blocks of the row map, uint8 (blocks, 16 | 32 | 64), if there is one; None closed."""
+        return None if self._view is None else self._view.rowmap
+
+    @property
     def arrays(self) -> tuple[NDArray[np.uint8], ...]:
         """Stored rows of each tier, codebooks, row map, if there are any; nothing once closed."""
         view = self._view
@@ -192,6 +203,25 @@ class Table:
             self._examine(found, ids, bounds)
         return given
 
+    def watch(self, budget: kernels.Budget | None) -> None:
+        """From now on ask for cold rows ahead, and keep to the budget if there is one."""
+        self._native.watch(budget)
+
+    def counts(self) -> dict[str, Any]:
+        """What was looked up so far.
+
+        Returns:
+            `calls`; `ids`; `bytes_read`: of their stored rows, with several tiers reckoned from
+            a sample of one id in 4,096; `cold`: rows are asked of the disk ahead of their use.
+        """
+        native = self._native
+        calls, ids, sampled, cold = native.counts() if native else (0, 0, [], False)
+        each = [tier.array.row_bytes for tier in self.tiers]
+        taken = sum(sampled)
+        share = [count / taken for count in sampled] if taken else [1 / len(each)] * len(each)
+        read = sum(part * size for part, size in zip(share, each, strict=False)) * ids
+        return {"calls": calls, "ids": ids, "bytes_read": round(read), "cold": cold}
+
     def close(self) -> None:
         """Let go of the mapped arrays."""
         self._view = self._native = None
@@ -234,4 +264,5 @@ class Table:
 
 def table_stats(table: Table) -> dict[str, Any]:
     """Counters of a table, for `Store.stats`."""
-    return {"bytes": table.nbytes, "ids_out_of_bounds": table.ids_out_of_bounds}
+    outside = table.ids_out_of_bounds
+    return {"bytes": table.nbytes, "ids_out_of_bounds": outside, **table.counts()}

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from sharkstore.errors import StoreNotFoundError
+from sharkstore.load.open import open_store
 from sharkstore.load.request import Mode, Request
-from sharkstore.load.store import Store, open_store
+from sharkstore.load.store import Store
 
 
 class Opened:

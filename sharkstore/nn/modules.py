@@ -14,7 +14,8 @@ import sharkstore.kernels as kernels
 from sharkstore.encodings import ROWS_PER_BLOCK
 from sharkstore.errors import ArgumentError, DtypeError
 from sharkstore.load import arguments
-from sharkstore.load.store import Store, open_store
+from sharkstore.load.open import open_store
+from sharkstore.load.store import Store
 from sharkstore.load.table import Table
 from sharkstore.nn import calls, ops
 from sharkstore.nn.bound import hold

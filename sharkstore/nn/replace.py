@@ -11,7 +11,8 @@ from typing import Any, Self
 from torch import nn
 
 from sharkstore.errors import ArgumentError
-from sharkstore.load.store import Store, open_store
+from sharkstore.load.open import open_store
+from sharkstore.load.store import Store
 from sharkstore.nn.collection import EmbeddingBagCollection, EmbeddingCollection, TableFeatures
 from sharkstore.nn.find import COLLECTIONS, Found, Names, check_plain, collection, find_modules
 from sharkstore.nn.modules import Embedding, EmbeddingBag

@@ -14,14 +14,14 @@ from strategies import SAMPLE, SAMPLE_TIERS, make_store
 import sharkstore
 from sharkstore.convert import convert_checkpoint
 from sharkstore.errors import ArgumentError, ClosedError
-from sharkstore.load import store as store_module
+from sharkstore.load import open as open_module
 
 NAME = next(iter(SAMPLE))
 
 
 def exchange_after_reading(monkeypatch, folder, times=1):
     """Replace the store each time its root document has been read."""
-    real, left = store_module.read_document, [times]
+    real, left = open_module.read_document, [times]
 
     def read_document(*arguments):
         result = real(*arguments)
@@ -38,7 +38,7 @@ def exchange_after_reading(monkeypatch, folder, times=1):
             )
         return result
 
-    monkeypatch.setattr(store_module, "read_document", read_document)
+    monkeypatch.setattr(open_module, "read_document", read_document)
 
 
 def test_a_store_exchanged_while_it_is_opened_is_read_whole(tmp_path, monkeypatch):
@@ -52,14 +52,14 @@ def test_a_store_exchanged_while_it_is_opened_is_read_whole(tmp_path, monkeypatc
 
 def test_a_store_removed_while_it_is_opened_is_an_error(tmp_path, monkeypatch):
     path = make_store(tmp_path, SAMPLE, tiers=SAMPLE_TIERS)
-    real = store_module.read_document
+    real = open_module.read_document
 
     def read_document(*arguments):
         result = real(*arguments)
         shutil.rmtree(path)
         return result
 
-    monkeypatch.setattr(store_module, "read_document", read_document)
+    monkeypatch.setattr(open_module, "read_document", read_document)
     with pytest.raises(sharkstore.CorruptStoreError, match="chunk file missing"):
         sharkstore.open(path)
 
