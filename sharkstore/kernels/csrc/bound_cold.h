@@ -9,8 +9,8 @@
 
 namespace sharkstore {
 
-inline Span span_of(const Buffer& array) {
-  return Span::around(array.data<void>(), static_cast<std::size_t>(array.bytes()));
+inline Pages span_of(const Buffer& array) {
+  return Pages::around(array.data<void>(), static_cast<std::size_t>(array.bytes()));
 }
 
 // A budget and the arrays that it is for; those named first are the first to go.
@@ -52,7 +52,7 @@ auto with_pages(nb::handle array, Work work) {
   Buffer& buffer = held.all.emplace_back();
   buffer.get(array.ptr(), 0);
   if (!buffer.holds("B", 1)) throw nb::value_error("the array must be uint8 and contiguous");
-  const Span span = buffer.bytes() ? span_of(buffer) : Span{0, 0};
+  const Pages span = buffer.bytes() ? span_of(buffer) : Pages{0, 0};
   const Unlocked unlocked;
   return work(span);
 }
@@ -71,12 +71,12 @@ inline bool advise_pages(nb::handle array, const std::string& how) {
   if (how == "pageout") return false;
 #endif
   if (advice < 0) throw nb::value_error("no such advice");
-  return with_pages(array, [&](const Span& span) { return span.advise(advice); });
+  return with_pages(array, [&](const Pages& span) { return span.advise(advice); });
 }
 
 // Reads all pages of an array, and maps them.
 inline void populate(nb::handle array) {
-  with_pages(array, [](const Span& span) {
+  with_pages(array, [](const Pages& span) {
 #ifdef MADV_POPULATE_READ
     if (span.advise(MADV_POPULATE_READ)) return;
 #endif
@@ -88,7 +88,7 @@ inline void populate(nb::handle array) {
 // Calls each(offset, pages) with the pages of a span that are in the page tables, counted by
 // blocks; false where the system does not tell.
 template <class Each>
-bool each_block_held(const Span& span, std::uintptr_t block, Each each) {
+bool each_block_held(const Pages& span, std::uintptr_t block, Each each) {
   const int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (file < 0) return false;
   const std::uintptr_t page = page_bytes();
@@ -110,7 +110,7 @@ bool each_block_held(const Span& span, std::uintptr_t block, Each each) {
 // the system does not tell.
 inline nb::tuple resident(nb::handle array) {
   std::int64_t cached = 0, mapped = 0;
-  with_pages(array, [&](const Span& span) {
+  with_pages(array, [&](const Pages& span) {
     constexpr std::uintptr_t kWindow = 64 << 20;
     const std::uintptr_t page = page_bytes();
 #ifdef __linux__

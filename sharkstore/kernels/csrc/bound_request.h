@@ -5,6 +5,7 @@
 
 #include "bound_table.h"
 #include "threads.h"
+#include "watched.h"
 
 namespace sharkstore {
 
@@ -21,13 +22,16 @@ class BoundRequest {
   explicit BoundRequest(nb::list features) : held_(features) {
     for (nb::handle one : features) {
       const nb::tuple parts = nb::cast<nb::tuple>(one);
-      const Table& table = nb::cast<const BoundTable&>(parts[0]).table();
+      BoundTable& bound = nb::cast<BoundTable&>(parts[0]);
+      const Table& table = bound.table();
       const int pool = nb::cast<int>(parts[1]);
       if (pool < 0 || pool > static_cast<int>(Pool::kMax)) throw nb::value_error("no such pool");
       features_.emplace_back(table, static_cast<Pool>(pool), nb::cast<std::int64_t>(parts[2]));
       features_.back().column = width_;
       width_ += table.dim;
       bytes_ += table.bytes;
+      watches_.push_back(&bound.watched_by());
+      if (bound.budget()) budget_ = bound.budget();  // a store has one
     }
     if (features_.empty()) throw nb::value_error("no tables");
     for (const Feature& one : features_) unpadded_.emplace_back(*one.table, one.pool, -1);
@@ -68,22 +72,21 @@ class BoundRequest {
   Findings embedding_bags(const Arrays& a, int threads) const {
     const Request request = ask(a, features_, a.out.length(0));
     const std::int64_t bags = count() * request.batch;
-    const std::int64_t work = (request.ids.count + bags) * (width_ / count() + 1);
-    Findings all;
-    run(work, [&] {
-      // as many ids and bags in each part
-      const auto start = [&](int part, int parts) {
-        const std::int64_t wanted = (request.ids.count + bags) / parts * part;
-        std::int64_t low = 0, high = bags;
-        while (low < high) {
-          const std::int64_t middle = low + (high - low) / 2;
-          if (request.offset(middle) + middle < wanted) low = middle + 1;
-          else high = middle;
-        }
-        return low;
-      };
-      all = share(threads, work, bags, start, current_backend()->pool_many, request);
-    });
+    const auto ids_before = [&](std::int64_t bag) { return request.offset(bag); };
+    // as many ids and bags in each part
+    const auto start = [&](int part, int parts) {
+      const std::int64_t wanted = (request.ids.count + bags) / parts * part;
+      std::int64_t low = 0, high = bags;
+      while (low < high) {
+        const std::int64_t middle = low + (high - low) / 2;
+        if (request.offset(middle) + middle < wanted) low = middle + 1;
+        else high = middle;
+      }
+      return low;
+    };
+    const std::int64_t values = (request.ids.count + bags) * (width_ / count() + 1);
+    Findings all = run({request, bags, values, current_backend()->pool_many}, threads, start,
+                       ids_before);
     if (request.offset(0) != 0 || request.offset(bags) != request.ids.count)
       all.outcome.bad_offsets = true;
     return all;
@@ -92,12 +95,9 @@ class BoundRequest {
   Findings lookups(const Arrays& a, int threads) const {
     const Request request = ask(a, unpadded_, 1);
     const std::int64_t ids = request.ids.count;
-    Findings all;
-    run(a.out.count(), [&] {
-      const auto start = [&](int part, int parts) { return ids / parts * part; };
-      all = share(threads, a.out.count(), ids, start, current_backend()->lookup_many, request);
-    });
-    return all;
+    const auto start = [&](int part, int parts) { return ids / parts * part; };
+    return run({request, ids, a.out.count(), current_backend()->lookup_many}, threads, start,
+               [](std::int64_t id) { return id; });
   }
 
   // None when all went well, else what was found.
@@ -119,7 +119,12 @@ class BoundRequest {
   }
 
  private:
-  using Kernel = void (*)(const Request&, std::int64_t, std::int64_t, Findings&);
+  // What is done of a request: items from 0 on, bags or ids, and the values they are made of.
+  struct Work {
+    const Request& request;
+    std::int64_t items, values;
+    void (*kernel)(const Request&, std::int64_t first, std::int64_t last, Findings&);
+  };
 
   int count() const { return static_cast<int>(features_.size()); }
 
@@ -142,28 +147,67 @@ class BoundRequest {
             bypasses_cache(4 * a.out.count(), bytes_)};
   }
 
-  // Work on items 0 to `items`, in parts where there are enough values; start(part, parts) is
-  // the first item of a part.
-  template <class Start>
-  static Findings share(int threads, std::int64_t values, std::int64_t items, Start start,
-                        Kernel kernel, const Request& request) {
+  // start(part, parts): the first item of a part; ids_before(item).
+  template <class Start, class Before>
+  Findings run(const Work& work, int threads, Start start, Before ids_before) const {
+    threads = static_cast<int>(std::min<std::int64_t>(threads, work.values / kThreadValues));
+    if (budget_ || threads < 1) threads = 1;
+    WatchedCall call;
+    call.begin(work.request, watches_);
+    const bool unlock = budget_ || call.cold() || work.values > kUnlockValues;
+    PyThreadState* state = unlock ? PyEval_SaveThread() : nullptr;
     Findings all;
-    threads = static_cast<int>(std::min<std::int64_t>(threads, values / kThreadValues));
-    if (threads < 2) {
-      kernel(request, 0, items, all);
-      return all;
+    call.ask();
+    call.start();
+    if (budget_) {
+      PyEval_RestoreThread(state);
+      all = within_budget(work, ids_before);
+      state = nullptr;
+    } else if (threads > 1) {
+      all = share(work, threads, start);
+    } else {
+      work.kernel(work.request, 0, work.items, all);
     }
+    if (state) PyEval_RestoreThread(state);
+    call.end(threads);
+    return all;
+  }
+
+  template <class Start>
+  static Findings share(const Work& work, int threads, Start start) {
     const int parts = threads * kPartsPerThread;
     std::vector<std::int64_t> starts;
     for (int part = 0; part < parts; ++part)
       starts.push_back(std::max(starts.empty() ? 0 : starts.back(), start(part, parts)));
-    starts.push_back(items);
+    starts.push_back(work.items);
     std::vector<Findings> found(static_cast<std::size_t>(parts));
     share_work(threads, parts, [&](int part) {
       const auto i = static_cast<std::size_t>(part);
-      kernel(request, starts[i], starts[i + 1], found[i]);
+      work.kernel(work.request, starts[i], starts[i + 1], found[i]);
     });
-    for (Findings& one : found) merge(all, one, request.count);
+    Findings all;
+    for (Findings& one : found) merge(all, one, work.request.count);
+    return all;
+  }
+
+  // Few ids at a time, with room made for what they bring.
+  template <class Before>
+  Findings within_budget(const Work& work, Before ids_before) const {
+    Findings all;
+    for (std::int64_t first = 0, last; first < work.items; first = last) {
+      last = first + 1;
+      while (last < work.items && ids_before(last + 1) - ids_before(first) <= budget_->part())
+        ++last;
+      const std::int64_t ids = std::clamp<std::int64_t>(ids_before(last) - ids_before(first), 0,
+                                                        work.request.ids.count);
+      const Budget::Before held = budget_->reserve(ids);
+      PyThreadState* state = PyEval_SaveThread();
+      Findings found;
+      work.kernel(work.request, first, last, found);
+      PyEval_RestoreThread(state);
+      budget_->settle(ids, held);
+      merge(all, found, work.request.count);
+    }
     return all;
   }
 
@@ -187,18 +231,13 @@ class BoundRequest {
     }
   }
 
-  template <class Work>
-  static void run(std::int64_t values, Work work) {
-    PyThreadState* state = values > kUnlockValues ? PyEval_SaveThread() : nullptr;
-    work();
-    if (state) PyEval_RestoreThread(state);
-  }
-
   nb::list held_;  // tables, so that they stay
   std::vector<Feature> features_;
   std::vector<Feature> unpadded_;  // for rows that are not pooled
   std::int64_t width_ = 0;
   std::uint64_t bytes_ = 0;
+  std::vector<Watch*> watches_;  // of each feature's table
+  Budget* budget_ = nullptr;
 };
 
 // Plain C, as the calls of a table. NotImplemented for arrays of another kind.

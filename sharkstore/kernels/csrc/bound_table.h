@@ -192,7 +192,7 @@ class BoundTable {
       PyEval_RestoreThread(state);
     }
     work();
-    if (turn.look) watch_.end(Usage::now().since(turn.before), ids.count);
+    if (turn.look) watch_.end(ids.count, Usage::now().since(turn.before).few(ids.count));
   }
 
   // ids: that are looked up, rows: that are made or read

@@ -32,7 +32,7 @@ class Budget {
   explicit Budget(std::int64_t limit) : limit_(limit) {}
 
   // Rows that count; those added first are the first to go.
-  void add(const Span& span) {
+  void add(const Pages& span) {
     spans_.push_back({span, 0});
     // by huge pages, a single row would count 2 MiB
 #ifdef MADV_NOHUGEPAGE
@@ -66,7 +66,7 @@ class Budget {
 
  private:
   struct Held {
-    Span span;
+    Pages span;
     std::uintptr_t hand;  // where the last round stopped, from the span's begin
   };
   // a fault maps all of the page that the system caches, up to a huge one (Linux 6.18)
@@ -91,7 +91,7 @@ class Budget {
       const std::uintptr_t bytes = std::min(kStep, all - from.hand);
       const std::int64_t before = file_bytes_held();
       const std::uintptr_t at = from.span.begin + from.hand;
-      Span{at, at + bytes}.advise(MADV_DONTNEED);
+      Pages{at, at + bytes}.advise(MADV_DONTNEED);
       const std::int64_t gone = before < 0 ? 0 : before - file_bytes_held();
       dropped_ += gone;
       held_ -= gone;

@@ -25,10 +25,10 @@ inline std::uintptr_t page_bytes() {
 }
 
 // Whole pages.
-struct Span {
+struct Pages {
   std::uintptr_t begin, end;
 
-  static Span around(const void* data, std::size_t bytes) {
+  static Pages around(const void* data, std::size_t bytes) {
     const auto first = reinterpret_cast<std::uintptr_t>(data);
     const std::uintptr_t mask = page_bytes() - 1;
     return {first & ~mask, (first + bytes + mask) & ~mask};
@@ -58,6 +58,11 @@ struct Usage {
   Usage since(const Usage& before) const {
     return {waits - before.waits, pages - before.pages};
   }
+  // A few misses cost less than asking for everything: a request takes about a 128th of a read.
+  static bool few(std::int64_t missed, std::int64_t ids) {
+    return missed == 0 || (ids >= 128 && missed * 128 <= ids);
+  }
+  bool few(std::int64_t ids) const { return few(std::max(waits, pages), ids); }
 };
 
 // The id at a position; as unsigned, negative ones are past every table.
@@ -103,18 +108,18 @@ inline void ask_for_rows(const Table& table, const Ids& ids) try {
   constexpr std::int64_t kWindow = 1 << 16;
   // reading pages that nobody asked for takes less of a disk than a request of its own
   const std::uintptr_t gap = 4 * page_bytes();
-  std::vector<Span> spans;
+  std::vector<Pages> spans;
   for (std::int64_t first = 0; first < ids.count; first += kWindow) {
     spans.clear();
     for (std::int64_t i = first; i < std::min(ids.count, first + kWindow); ++i) {
       int tier;
       if (const std::uint8_t* row = stored_row(table, id_of(ids, i), tier))
-        spans.push_back(Span::around(row, table.tier[tier].row_bytes));
+        spans.push_back(Pages::around(row, table.tier[tier].row_bytes));
     }
     std::sort(spans.begin(), spans.end(),
-              [](const Span& a, const Span& b) { return a.begin < b.begin; });
+              [](const Pages& a, const Pages& b) { return a.begin < b.begin; });
     for (std::size_t i = 0; i < spans.size();) {
-      Span all = spans[i];
+      Pages all = spans[i];
       while (++i < spans.size() && spans[i].begin <= all.end + gap)
         all.end = std::max(all.end, spans[i].end);
       all.advise(MADV_WILLNEED);
@@ -151,12 +156,9 @@ class Watch {
     return turn;
   }
 
-  // After a call that was looked at, given what it read.
-  void end(const Usage& read, std::int64_t count) {
-    const std::int64_t missed = std::max(read.waits, read.pages);
-    // a few misses cost less than asking for everything: a request takes about a 128th of a read
-    const bool quiet = missed * 128 <= count && (missed == 0 || count >= 128);
-    quiet_ = quiet ? std::min(quiet_ + count, kQuietIds) : 0;
+  // After ids that were looked at, and whether next to nothing was read for them.
+  void end(std::int64_t ids, bool quiet) {
+    quiet_ = quiet ? std::min(quiet_ + ids, kQuietIds) : 0;
   }
 
   std::int64_t calls = 0, rows = 0;
@@ -164,7 +166,9 @@ class Watch {
 
  private:
   static constexpr std::int64_t kLookIds = 8192;    // between two looks; one takes 0.5 µs
-  static constexpr std::int64_t kQuietIds = 32768;  // without reads: the table is not cold
+  // without reads: the table is not cold; one that misses as often as matters would pass once in
+  // a million times
+  static constexpr std::int64_t kQuietIds = 2048;
   static constexpr std::int64_t kSampleIds = 4096;
 
   void sample(const Table& table, const Ids& ids) {
