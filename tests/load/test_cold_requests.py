@@ -118,7 +118,7 @@ def test_ids_outside_of_a_cold_request_are_told(path):
             assert sum(store[name].ids_out_of_bounds for name in NAMES) == 1
 
 
-@pytest.mark.parametrize("at, to", [(0, 1), (5, 2**40), (7, -3), (-1, 0)])
+@pytest.mark.parametrize(("at", "to"), [(0, 1), (5, 2**40), (7, -3), (-1, 0)])
 @pytest.mark.parametrize("options", [{}, {"max_resident": 48 * MIB}])
 def test_bad_offsets_are_refused_cold_and_within_a_limit(path, at, to, options):
     ids, offsets = ids_and_offsets(6)
@@ -153,9 +153,8 @@ def test_threads_that_make_cold_requests_at_once_get_their_own(path):
         request = store.request(KEYS)
 
         def serve():
-            for _ in range(10):
-                if request(ids, offsets, threads=2).tobytes() != bags.tobytes():
-                    wrong.append(1)
+            all_bags = [request(ids, offsets, threads=2) for _ in range(10)]
+            wrong.extend(one for one in all_bags if one.tobytes() != bags.tobytes())
 
         threads = [threading.Thread(target=serve) for _ in range(4)]
         for thread in threads:
