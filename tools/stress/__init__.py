@@ -1,0 +1,1 @@
+"""Requests by the million, and processes and threads beside one another."""
