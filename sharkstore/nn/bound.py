@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import weakref
 from types import TracebackType
 from typing import Any, Self
 
-from sharkstore.errors import StoreNotFoundError
+from sharkstore.errors import ArgumentError, ClosedError, StoreNotFoundError
 from sharkstore.load.open import open_store
 from sharkstore.load.request import Mode, Request
 from sharkstore.load.store import Store
@@ -18,25 +19,48 @@ class Opened:
 
     Args:
         store: open.
+        threads: how many may work on a large lookup.
+
+    Attributes:
+        taken: grows with each module that takes it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: int = 1) -> None:
+        if type(threads) is not int or threads < 1:
+            raise ArgumentError("threads must be an integer, 1 or more", got=repr(threads))
         self.store = store
         self.digest = store.metadata.digest
-        self._requests: dict[tuple[tuple[str, ...], tuple[Mode, ...]], Request] = {}
+        self.threads = threads
+        self.taken = 0
+        self._requests: dict[Any, Request] = {}
 
-    def request(self, tables: tuple[str, ...], modes: tuple[Mode, ...]) -> Request:
-        """A request of these tables, made once."""
-        made = self._requests.get((tables, modes))
+    def request(
+        self, tables: tuple[str, ...], modes: tuple[Mode, ...], padding: int = -1
+    ) -> Request:
+        """A request of these tables, made once.
+
+        Args:
+            padding: the id that is left out of all bags; -1: none is.
+        """
+        made = self._requests.get((tables, modes, padding))
         if made is None:
-            made = self._requests[tables, modes] = self.store.request(tables, modes)
+            paddings = None if padding < 0 else [padding] * len(tables)
+            made = self.store.request(tables, modes, paddings)
+            self._requests[tables, modes, padding] = made
         return made
+
+    def is_open(self) -> bool:
+        """Whether nobody closed the store."""
+        try:
+            return self.store.dense is not None
+        except ClosedError:
+            return False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Opened:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened_again, (self.store, self.digest)
+        return _opened_again, (self.store, self.digest, self.threads)
 
 
 class Binding:
@@ -44,10 +68,11 @@ class Binding:
 
     Args:
         store: open.
+        threads: how many may work on a large lookup of a program.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._opened = hold(store)
+    def __init__(self, store: Store, threads: int = 1) -> None:
+        self._opened = Opened(store, threads)
         self.digest = self._opened.digest
         _bound.setdefault(self.digest, []).append(self)
 
@@ -79,31 +104,38 @@ class Binding:
 
 _bound: dict[str, list[Binding]] = {}
 # those of modules that are alive: a model that is compiled where it was made needs no `bind`
-_held: weakref.WeakValueDictionary[str, Opened] = weakref.WeakValueDictionary()
+_held: weakref.WeakValueDictionary[int, Opened] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
 
 
-def bind(store: Store | str | os.PathLike[str]) -> Binding:
+def bind(store: Store | str | os.PathLike[str], *, threads: int = 1) -> Binding:
     """Let programs that name this store by its digest look rows up in it, in this process.
 
     Args:
         store: open, or a path; it stays open as long as it is bound.
+        threads: how many may work on a large lookup: a matter of this host, so that no program
+            names it; results are the same.
 
     Returns:
         what unbinds it again: `with bind(store): …`, or `.unbind()`. The last one bound counts.
 
     Raises:
         StoreNotFoundError, FormatError, CorruptStoreError: as `sharkstore.open`.
+        ArgumentError: no number of threads.
     """
-    return Binding(store if isinstance(store, Store) else open_store(store))
+    return Binding(store if isinstance(store, Store) else open_store(store), threads)
 
 
-def hold(store: Store) -> Opened:
+def hold(store: Store, threads: int = 1) -> Opened:
     """An open store, findable by its digest while somebody holds what this returns."""
-    held = _held.get(store.metadata.digest)
-    if held is None or held.store is not store:
-        held = Opened(store)
-        _held[held.digest] = held
-    return held
+    for opened in _alive(store.metadata.digest):
+        if opened.store is store and opened.threads == threads:
+            break
+    else:
+        opened = Opened(store, threads)
+        _held[next(_numbers)] = opened
+    opened.taken = next(_numbers)
+    return opened
 
 
 def find(digest: str) -> Opened:
@@ -112,18 +144,26 @@ def find(digest: str) -> Opened:
     Raises:
         StoreNotFoundError: none.
     """
-    bound = _bound.get(digest)
-    found = bound[-1]._opened if bound else _held.get(digest)  # noqa: SLF001 - of this module
-    if found is None:
-        raise StoreNotFoundError(
-            "no store of this digest is bound in this process",
-            where=digest,
-            remedy="sharkstore.nn.bind(path) opens a store and binds it to its digest",
-        )
-    return found
+    if bound := _bound.get(digest, [])[-1:]:
+        return bound[0]._opened  # noqa: SLF001 - of this module
+    if alive := _alive(digest):
+        return max(alive, key=lambda opened: (opened.is_open(), opened.taken))
+    others = ", ".join(bound for bound in _bound if _bound[bound])
+    raise StoreNotFoundError(
+        "no store of this digest is bound in this process",
+        where=digest,
+        got=f"bound: {others}" if others else None,
+        remedy="sharkstore.nn.bind(path) opens a store and binds it to its digest",
+    )
 
 
-def _opened_again(store: Store, digest: str) -> Opened:
+def _alive(digest: str) -> list[Opened]:
+    # `valuerefs` is one step, whatever other threads do
+    found = (one() for one in _held.valuerefs())
+    return [opened for opened in found if opened is not None and opened.digest == digest]
+
+
+def _opened_again(store: Store, digest: str, threads: int) -> Opened:
     if store.metadata.digest != digest:
         raise StoreNotFoundError(
             "another store is at this path than when the module was pickled",
@@ -132,4 +172,4 @@ def _opened_again(store: Store, digest: str) -> Opened:
             expected=digest,
             remedy="make the modules again, with this store",
         )
-    return hold(store)
+    return hold(store, threads)

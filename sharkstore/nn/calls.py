@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sharkstore.errors import ArgumentError
+from sharkstore.errors import ArgumentError, DtypeError
 from sharkstore.load.request import Mode, Request
-from sharkstore.load.table import Table
+from sharkstore.nn.bound import Opened
+
+# values of rows below which another thread costs more than it saves
+SHARED = 1 << 19
 
 
 def at_hand(ids: Tensor) -> bool:
@@ -24,18 +28,20 @@ def at_hand(ids: Tensor) -> bool:
     )
 
 
-def check_device(ids: Tensor) -> None:
-    """Refuse ids on another device.
+def check_device(given: Tensor, what: str = "ids") -> None:
+    """Refuse a tensor on another device.
 
     Raises:
         ArgumentError: naming it.
     """
-    if not ids.is_cpu:
+    if not given.is_cpu:
         remedy = "look up on the CPU, then move the result: module(ids.cpu()).to(ids.device)"
-        raise ArgumentError("ids on another device", got=ids.device, expected="cpu", remedy=remedy)
+        raise ArgumentError(
+            f"{what} on another device", got=given.device, expected="cpu", remedy=remedy
+        )
 
 
-def rows(table: Table, ids: Tensor, blank: int) -> Tensor:
+def rows(opened: Opened, table: str, ids: Tensor, blank: int) -> Tensor:
     """Rows of ids of any shape.
 
     Args:
@@ -44,14 +50,22 @@ def rows(table: Table, ids: Tensor, blank: int) -> Tensor:
     Returns:
         float32 (*ids.shape, dim).
     """
-    found = _tensor(table.lookup(ids.numpy()))
+    given, looked_up = as_array(ids, "ids"), opened.store[table]
+    if opened.threads == 1 or given.size * looked_up.dim < SHARED:
+        found = looked_up.lookup(given)
+    else:
+        request = opened.request((table,), ("sum",))
+        parts = request.lookups(given.reshape(-1), [0, given.size], threads=opened.threads)
+        found = parts[0].reshape(*given.shape, looked_up.dim)
+    result = as_tensor(found)
     if blank >= 0:
-        found[ids == blank] = 0
-    return found
+        result[ids == blank] = 0
+    return result
 
 
 def bags(
-    table: Table,
+    opened: Opened,
+    table: str,
     ids: Tensor,
     offsets: Tensor | None,
     weights: Tensor | None,
@@ -67,23 +81,21 @@ def bags(
     Returns:
         float32 (bags, dim).
     """
-    given = ids.numpy()
-    starts = None if offsets is None else offsets.numpy()
-    weighed = None if weights is None else weights.detach().numpy()
-    left = None if padding < 0 else padding
-    try:
-        pooled = table.embedding_bag(given, starts, weighed, mode, include_last, left)
-    except ArgumentError:
-        if not include_last or starts is None or not 0 <= starts[-1:].max(initial=-1) < len(given):
-            raise
-        end = int(starts[-1])  # torch leaves out what lies behind the last offset
-        weighed = None if weighed is None else weighed[:end]
-        pooled = table.embedding_bag(given[:end], starts, weighed, mode, include_last, left)
-    return _tensor(pooled)
+    given = as_array(ids, "ids")
+    starts = None if offsets is None else as_array(offsets, "offsets")
+    weighed = None if weights is None else as_array(weights.detach(), "per_sample_weights")
+    options = (mode, include_last, padding)
+    if include_last and starts is not None and starts.ndim == given.ndim == 1 and starts.size:
+        end = starts[-1]
+        if 0 <= end < len(given):  # torch leaves out what lies behind the last offset
+            given = given[:end]
+            weighed = None if weighed is None else weighed[:end]
+    return as_tensor(_pooled(opened, table, given, starts, weighed, *options))
 
 
 def request_bags(
     request: Request,
+    threads: int,
     values: Tensor,
     offsets: Tensor,
     weights: Tensor | None,
@@ -104,17 +116,64 @@ def request_bags(
     Raises:
         ArgumentError: offsets of another number of keys or bags, that fall, or end elsewhere.
     """
-    given, starts = values.numpy(), offsets.numpy()
-    weighed = None if weights is None else weights.detach().numpy()
+    given, starts = as_array(values, "values"), as_array(offsets, "offsets")
+    weighed = None if weights is None else as_array(weights.detach(), "per_sample_weights")
     if positions:
         given, starts, weighed = _picked(given, starts, weighed, positions, keys)
-    pooled = request(given, starts, weighed)
+    pooled = request(given, starts, weighed, threads=threads)
     if batch is not None and len(pooled) != batch:
         raise ArgumentError("offsets of another batch size", got=len(pooled), expected=batch)
-    return _tensor(pooled)
+    return as_tensor(pooled)
 
 
-def _tensor(values: NDArray[np.float32]) -> Tensor:
+def _pooled(
+    opened: Opened,
+    name: str,
+    ids: NDArray[np.integer],
+    offsets: NDArray[np.integer] | None,
+    weights: NDArray[np.float32] | None,
+    mode: Mode,
+    include_last: bool,
+    padding: int,
+) -> NDArray[np.float32]:
+    table = opened.store[name]
+    plain = ids.ndim == 2 if offsets is None else ids.ndim == offsets.ndim == 1
+    fits = weights is None or weights.shape == ids.shape
+    if opened.threads == 1 or ids.size * table.dim < SHARED or not (plain and fits):
+        left = None if padding < 0 else padding
+        return table.embedding_bag(ids, offsets, weights, mode, include_last, left)
+    ends = bag_ends(ids, offsets, include_last=include_last)
+    weighed = None if weights is None else weights.reshape(-1)
+    request = opened.request((name,), (mode,), padding)
+    return request(ids.reshape(-1), ends, weighed, threads=opened.threads)
+
+
+def bag_ends(
+    ids: NDArray[Any], offsets: NDArray[Any] | None, *, include_last: bool
+) -> NDArray[np.integer]:
+    """Offsets of bags, with the end of the last: (bags + 1,)."""
+    if offsets is None:
+        offsets, include_last = np.arange(len(ids)) * ids.shape[1], False
+    return offsets if include_last else np.append(offsets, ids.size)
+
+
+def as_array(given: Tensor, what: str) -> NDArray[Any]:
+    """A tensor's values, where numpy can have them.
+
+    Raises:
+        ArgumentError: on another device.
+        DtypeError: numpy has no such thing.
+    """
+    try:
+        return given.numpy()
+    except (RuntimeError, TypeError) as error:
+        check_device(given, what)
+        got = f"{given.dtype}, {given.layout}"
+        raise DtypeError(f"{what} that are no plain array", got=got) from error
+
+
+def as_tensor(values: NDArray[np.float32]) -> Tensor:
+    """An array as a tensor of the same memory."""
     # numpy has no strides for what is empty, and compiled programs check them
     return torch.from_numpy(values) if values.size else torch.empty(values.shape)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import sharkstore.kernels as kernels
 from sharkstore.errors import ArgumentError
 from sharkstore.load import arguments
-from sharkstore.load.request import Mode
+from sharkstore.load.request import Mode, Request
 from sharkstore.load.store import Store
 from sharkstore.nn import calls, ops
 from sharkstore.nn.modules import StoreModule
@@ -51,8 +51,9 @@ class _Collection(StoreModule):
         store: Store | str | os.PathLike[str],
         tables: Sequence[TableFeatures],
         configs: Sequence[Any] | None,
+        threads: int,
     ) -> None:
-        super().__init__(store)
+        super().__init__(store, threads)
         if not tables or not all(one.features for one in tables):
             raise ArgumentError("a collection needs tables, and each table features")
         self._configs = list(configs) if configs is not None else list(tables)
@@ -80,6 +81,9 @@ class _Collection(StoreModule):
         counted = f"{len(set(self.tables))} tables, {len(self.features)} features"
         return f"{counted}, {self._told()}"
 
+    def _request(self) -> tuple[Request, int]:
+        return self._opened.request(self.tables, self.modes), self._opened.threads
+
     def _positions(self, keys: Sequence[str]) -> list[int]:
         """Where each feature's bags are among some keys; none if that is one after another."""
         if keys == self.features:
@@ -100,6 +104,7 @@ class EmbeddingBagCollection(_Collection):
         tables: in the order of the output.
         is_weighted: whether a jagged tensor's weights count.
         configs: TorchRec's, of the collection that this one stands for.
+        threads: how many may work on a large batch.
 
     Raises:
         UnknownTableError: no such table.
@@ -113,8 +118,9 @@ class EmbeddingBagCollection(_Collection):
         is_weighted: bool = False,
         *,
         configs: Sequence[Any] | None = None,
+        threads: int = 1,
     ) -> None:
-        super().__init__(store, tables, configs)
+        super().__init__(store, tables, configs, threads)
         self._is_weighted = is_weighted
 
     def is_weighted(self) -> bool:
@@ -172,9 +178,9 @@ class EmbeddingBagCollection(_Collection):
     ) -> Tensor:
         positions = self._positions(keys)
         if calls.at_hand(values):
-            request = self._opened.request(self.tables, self.modes)
-            given = (values, offsets, weights)
-            return calls.request_bags(request, *given, positions, len(keys), batch)
+            request, threads = self._request()
+            given = values, offsets, weights
+            return calls.request_bags(request, threads, *given, positions, len(keys), batch)
         return ops.embedding_bags(
             values,
             offsets,
@@ -197,6 +203,7 @@ class EmbeddingCollection(_Collection):
         tables: in the order of the output, of one dim.
         need_indices: whether the output's weights are the ids, as TorchRec has it.
         configs: TorchRec's, of the collection that this one stands for.
+        threads: how many may work on a large batch.
 
     Raises:
         UnknownTableError: no such table.
@@ -210,8 +217,9 @@ class EmbeddingCollection(_Collection):
         need_indices: bool = False,
         *,
         configs: Sequence[Any] | None = None,
+        threads: int = 1,
     ) -> None:
-        super().__init__(store, tables, configs)
+        super().__init__(store, tables, configs, threads)
         if len(set(self.dims)) > 1:
             raise ArgumentError("tables of several dims", got=sorted(set(self.dims)))
         self._need_indices = need_indices
@@ -252,7 +260,7 @@ class EmbeddingCollection(_Collection):
 
     def _rows(self, table: str, ids: Tensor) -> Tensor:
         if calls.at_hand(ids):
-            return calls.rows(self._opened.store[table], ids, -1)
+            return calls.rows(self._opened, table, ids, -1)
         return ops.embedding(ids, self.digest, table, self.dims[0], -1)
 
 

@@ -31,11 +31,13 @@ class StoreModule(nn.Module):
 
     Args:
         store: open, or a path.
+        threads: how many may work on a large lookup. A program that is compiled in this process
+            has those of the last module over the store, or what `sharkstore.nn.bind` says.
     """
 
-    def __init__(self, store: Store | str | os.PathLike[str]) -> None:
+    def __init__(self, store: Store | str | os.PathLike[str], threads: int = 1) -> None:
         super().__init__()
-        self._opened = hold(store if isinstance(store, Store) else open_store(store))
+        self._opened = hold(store if isinstance(store, Store) else open_store(store), threads)
 
     @property
     def store(self) -> Store:
@@ -46,6 +48,11 @@ class StoreModule(nn.Module):
     def digest(self) -> str:
         """The store's, by which compiled and exported programs name it."""
         return self._opened.digest
+
+    @property
+    def threads(self) -> int:
+        """How many may work on a large lookup."""
+        return self._opened.threads
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; warns that rows don't train."""
@@ -72,8 +79,9 @@ class TableModule(StoreModule):
         table: str,
         padding_idx: int | None,
         dtype: torch.dtype,
+        threads: int,
     ) -> None:
-        super().__init__(store)
+        super().__init__(store, threads)
         found = self.store[table]
         self.table = table
         self.num_embeddings = found.rows
@@ -114,6 +122,7 @@ class Embedding(TableModule):
         dtype: of the rows it gives.
         max_norm, scale_grad_by_freq, sparse: torch's, refused: rows are as they are stored, and
             have no gradients.
+        threads: how many may work on a large lookup.
 
     Raises:
         UnknownTableError: no such table.
@@ -131,9 +140,10 @@ class Embedding(TableModule):
         max_norm: float | None = None,
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
+        threads: int = 1,
     ) -> None:
         refuse_options(max_norm, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse)
-        super().__init__(store, table, padding_idx, dtype)
+        super().__init__(store, table, padding_idx, dtype, threads)
         self._blank = _blank(self.store[table], self.padding_idx, padding_zeros)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
@@ -146,7 +156,7 @@ class Embedding(TableModule):
             (*input.shape, embedding_dim).
         """
         if calls.at_hand(input):
-            rows = calls.rows(self._opened.store[self.table], input, self._blank)
+            rows = calls.rows(self._opened, self.table, input, self._blank)
         else:
             rows = ops.embedding(input, self.digest, self.table, self.embedding_dim, self._blank)
         return rows if self.dtype is torch.float32 else rows.to(self.dtype)
@@ -164,6 +174,7 @@ class EmbeddingBag(TableModule):
         dtype: of the bags it gives.
         max_norm, scale_grad_by_freq, sparse: torch's, refused: rows are as they are stored, and
             have no gradients.
+        threads: how many may work on a large lookup.
 
     Raises:
         UnknownTableError: no such table.
@@ -183,10 +194,11 @@ class EmbeddingBag(TableModule):
         max_norm: float | None = None,
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
+        threads: int = 1,
     ) -> None:
         refuse_options(max_norm, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse)
         arguments.check_choice("mode", mode, tuple(kernels.POOLS))
-        super().__init__(store, table, padding_idx, dtype)
+        super().__init__(store, table, padding_idx, dtype, threads)
         self.mode: Any = mode
         self.include_last_offset = include_last_offset
         self._left_out = -1 if self.padding_idx is None else self.padding_idx
@@ -217,8 +229,7 @@ class EmbeddingBag(TableModule):
     ) -> Tensor:
         mode, padding = self.mode, self._left_out
         if calls.at_hand(ids):
-            table = self._opened.store[self.table]
-            bags = calls.bags(table, ids, offsets, weights, mode, last, padding)
+            bags = calls.bags(self._opened, self.table, ids, offsets, weights, mode, last, padding)
         elif ids.is_nested:
             if offsets is not None:
                 raise ArgumentError("nested ids are bags of themselves: no offsets then")

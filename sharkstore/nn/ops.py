@@ -13,9 +13,8 @@ from torch import Tensor
 
 from sharkstore.errors import ArgumentError
 from sharkstore.load.request import Mode
-from sharkstore.load.table import Table
 from sharkstore.nn import calls
-from sharkstore.nn.bound import find
+from sharkstore.nn.bound import Opened, find
 
 SCHEMAS = {
     "embedding": "(Tensor ids, str store, str table, int dim, int blank) -> Tensor",
@@ -32,7 +31,7 @@ SCHEMAS = {
 
 def _embedding(ids: Tensor, store: str, table: str, dim: int, blank: int) -> Tensor:
     calls.check_device(ids)
-    return calls.rows(_table(store, table, dim), ids, blank)
+    return calls.rows(_of_dim(store, table, dim), table, ids, blank)
 
 
 def _embedding_bag(
@@ -47,8 +46,8 @@ def _embedding_bag(
     padding_idx: int,
 ) -> Tensor:
     calls.check_device(ids)
-    found = _table(store, table, dim)
-    return calls.bags(found, ids, offsets, weights, mode, include_last_offset, padding_idx)
+    found = _of_dim(store, table, dim)
+    return calls.bags(found, table, ids, offsets, weights, mode, include_last_offset, padding_idx)
 
 
 def _embedding_bags(
@@ -64,10 +63,11 @@ def _embedding_bags(
     batch: int,
 ) -> Tensor:
     calls.check_device(values)
-    request = find(store).request(tuple(tables), tuple(modes))
-    if request.dims != tuple(dims):
-        raise ArgumentError("tables of other dims", got=request.dims, expected=tuple(dims))
-    return calls.request_bags(request, values, offsets, weights, positions, keys, batch)
+    found = find(store)
+    request = found.request(tuple(tables), tuple(modes))
+    _check_dims(request.dims, tuple(dims), tables)
+    given = values, offsets, weights
+    return calls.request_bags(request, found.threads, *given, positions, keys, batch)
 
 
 def _fake_embedding(ids: Tensor, _store: str, _table: str, dim: int, _blank: int) -> Tensor:
@@ -104,11 +104,16 @@ def _fake_embedding_bags(
     return values.new_empty((batch, sum(dims)), dtype=torch.float32)
 
 
-def _table(store: str, name: str, dim: int) -> Table:
-    table = find(store).store[name]
-    if table.dim != dim:
-        raise ArgumentError("another dim", where=f"table {name!r}", got=table.dim, expected=dim)
-    return table
+def _of_dim(store: str, table: str, dim: int) -> Opened:
+    found = find(store)
+    _check_dims((found.store[table].dim,), (dim,), [table])
+    return found
+
+
+def _check_dims(got: tuple[int, ...], expected: tuple[int, ...], tables: Sequence[str]) -> None:
+    if got != expected:
+        told = ", ".join(map(repr, tables[:4]))
+        raise ArgumentError("another dim", where=f"table {told}", got=got, expected=expected)
 
 
 def _define(

@@ -122,6 +122,8 @@ def replace_embeddings(
     model: nn.Module,
     store: Store | str | os.PathLike[str],
     mapping: Mapping[str, str | None] | None = None,
+    *,
+    threads: int = 1,
 ) -> Replaced:
     """Let a model's embedding modules look their rows up in a store.
 
@@ -135,6 +137,7 @@ def replace_embeddings(
         store: open, or a path.
         mapping: from a module's path to the name of its table; or to None: it stays as it is. A
             table of a collection is `<path>.embedding_bags.<name>` or `<path>.embeddings.<name>`.
+        threads: how many may work on a large lookup; results are the same.
 
     Returns:
         what was replaced, and the way back.
@@ -158,7 +161,7 @@ def replace_embeddings(
         if tables is None:
             kept += one.paths
             continue
-        after = _made(one, opened, tables)
+        after = _made(one, opened, tables, threads)
         after.training = one.module.training
         used = tuple(dict.fromkeys(tables.values()))
         replacements += [Replacement(path, used, one.module, after) for path in one.paths]
@@ -243,26 +246,39 @@ def _check_shape(path: str, module: Any, store: Store, table: str) -> None:
         raise ArgumentError(what, where=where, got=got, expected=expected)
 
 
-def _made(found: Found, store: Store, tables: Mapping[str, str]) -> nn.Module:
+def _made(found: Found, store: Store, tables: Mapping[str, str], threads: int) -> nn.Module:
     """The store's module in the stead of a model's."""
     module: Any = found.module
     name = collection(module)
     if name == "EmbeddingBagCollection":
         configs = module.embedding_bag_configs()
         used = _features(name, configs, tables)
-        return EmbeddingBagCollection(store, used, module.is_weighted(), configs=configs)
+        return EmbeddingBagCollection(
+            store, used, module.is_weighted(), configs=configs, threads=threads
+        )
     if name == "EmbeddingCollection":
         configs = module.embedding_configs()
         used = _features(name, configs, tables)
-        return EmbeddingCollection(store, used, module.need_indices(), configs=configs)
+        return EmbeddingCollection(
+            store, used, module.need_indices(), configs=configs, threads=threads
+        )
     weight = module.weight
     if isinstance(module, nn.EmbeddingBag):
         last, padding = module.include_last_offset, module.padding_idx
-        return EmbeddingBag(store, tables[""], module.mode, last, padding, dtype=weight.dtype)
+        return EmbeddingBag(
+            store, tables[""], module.mode, last, padding, dtype=weight.dtype, threads=threads
+        )
     zeros = None
     if module.padding_idx is not None and not weight.is_meta:
         zeros = not weight[module.padding_idx].any().item()
-    return Embedding(store, tables[""], module.padding_idx, padding_zeros=zeros, dtype=weight.dtype)
+    return Embedding(
+        store,
+        tables[""],
+        module.padding_idx,
+        padding_zeros=zeros,
+        dtype=weight.dtype,
+        threads=threads,
+    )
 
 
 def _features(name: str, configs: Any, tables: Mapping[str, str]) -> list[TableFeatures]:
