@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharkstore.errors import ArgumentError, DtypeError
+from sharkstore.load import arguments
 from sharkstore.load.request import Mode, Request
 from sharkstore.nn.bound import Opened
 
@@ -124,6 +125,23 @@ def request_bags(
     if batch is not None and len(pooled) != batch:
         raise ArgumentError("offsets of another batch size", got=len(pooled), expected=batch)
     return as_tensor(pooled)
+
+
+def request_rows(request: Request, threads: int, values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows of many tables of one dim.
+
+    Args:
+        values: the ids: all of the first table, then the second's, …
+        counts: ids of each table.
+
+    Returns:
+        float32 (ids, dim): table after table.
+    """
+    given, dim = as_array(values, "values"), request.dims[0]
+    starts = np.cumsum([0, *counts])
+    out = arguments.fresh_array((given.size, dim), given.size)
+    request.lookups(given, starts, out.reshape(-1), threads=threads)
+    return as_tensor(out)
 
 
 def _pooled(

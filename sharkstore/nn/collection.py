@@ -162,6 +162,9 @@ class EmbeddingBagCollection(_Collection):
                 raise ArgumentError("names of features go with values and offsets")
             return self._pooled(features, values, offsets, per_sample_weights, batch)
         _check_jagged(features)
+        if features.variable_stride_per_key() or features.inverse_indices_or_none() is not None:
+            what = "jagged tensors with a batch size of each key, or inverse indices"
+            raise ArgumentError(what, expected="one batch size")
         weights = features.weights() if self._is_weighted else None
         pooled = self._pooled(
             features.keys(), features.values(), features.offsets(), weights, batch
@@ -240,28 +243,34 @@ class EmbeddingCollection(_Collection):
         """Rows of all features, by name.
 
         Args:
-            features: a KeyedJaggedTensor.
+            features: a KeyedJaggedTensor; each key may have a batch size of its own.
 
         Returns:
-            a JaggedTensor for each feature.
+            a JaggedTensor for each feature: views of one float32 (n, dim).
+
+        Raises:
+            ArgumentError: a feature is missing.
         """
         _check_jagged(features)
-        self._positions(features.keys())
-        jagged = features.to_dict()
-        found = {}
-        for name, feature, table in zip(self.names, self.features, self.tables, strict=True):
-            ids = jagged[feature].values()
-            found[name] = _torchrec().JaggedTensor(
-                values=self._rows(table, ids),
-                lengths=jagged[feature].lengths(),
-                weights=ids if self._need_indices else None,
-            )
-        return found
+        counts, values = features.length_per_key(), features.values()
+        lengths = list(torch.split(features.lengths(), features.stride_per_key()))
+        ids = list(torch.split(values, counts))
+        if positions := self._positions(features.keys()):
+            counts, lengths, ids = ([of[at] for at in positions] for of in (counts, lengths, ids))
+            values = torch.cat(ids)
+        rows = torch.split(self._rows(values, counts), counts)
+        weights = ids if self._need_indices else [None] * len(ids)
+        jagged = _torchrec().JaggedTensor
+        return {
+            name: jagged(rows[at], lengths=lengths[at], weights=weights[at])
+            for at, name in enumerate(self.names)
+        }
 
-    def _rows(self, table: str, ids: Tensor) -> Tensor:
-        if calls.at_hand(ids):
-            return calls.rows(self._opened, table, ids, -1)
-        return ops.embedding(ids, self.digest, table, self.dims[0], -1)
+    def _rows(self, values: Tensor, counts: list[int]) -> Tensor:
+        if calls.at_hand(values):
+            return calls.request_rows(*self._request(), values, counts)
+        named = self.digest, list(self.tables), self.dims[0]
+        return ops.embeddings(values, counts, *named)
 
 
 def _torchrec() -> Any:
@@ -271,10 +280,7 @@ def _torchrec() -> Any:
 
 
 def _check_jagged(features: Any) -> None:
-    """Refuse what is no jagged tensor, or one of another layout than (keys * batch)."""
+    """Refuse what is no jagged tensor."""
     if not hasattr(features, "offsets") or not hasattr(features, "keys"):
         expected = "a KeyedJaggedTensor, or a list of names"
         raise ArgumentError("features", got=type(features).__name__, expected=expected)
-    if features.variable_stride_per_key() or features.inverse_indices_or_none() is not None:
-        what = "jagged tensors with a batch size of each key, or inverse indices"
-        raise ArgumentError(what, expected="one batch size")

@@ -22,6 +22,7 @@ SCHEMAS = {
         "(Tensor ids, Tensor? offsets, Tensor? weights, str store, str table, int dim, str mode,"
         " bool include_last_offset, int padding_idx) -> Tensor"
     ),
+    "embeddings": "(Tensor values, SymInt[] counts, str store, str[] tables, int dim) -> Tensor",
     "embedding_bags": (
         "(Tensor values, Tensor offsets, Tensor? weights, str store, str[] tables, int[] dims,"
         " str[] modes, int[] positions, int keys, SymInt batch) -> Tensor"
@@ -32,6 +33,17 @@ SCHEMAS = {
 def _embedding(ids: Tensor, store: str, table: str, dim: int, blank: int) -> Tensor:
     calls.check_device(ids)
     return calls.rows(_of_dim(store, table, dim), table, ids, blank)
+
+
+def _embeddings(
+    values: Tensor, counts: Sequence[int], store: str, tables: Sequence[str], dim: int
+) -> Tensor:
+    calls.check_device(values)
+    found = find(store)
+    sums: list[Mode] = ["sum"] * len(tables)
+    request = found.request(tuple(tables), tuple(sums))
+    _check_dims(request.dims, (dim,) * len(tables), tables)
+    return calls.request_rows(request, found.threads, values, counts)
 
 
 def _embedding_bag(
@@ -72,6 +84,12 @@ def _embedding_bags(
 
 def _fake_embedding(ids: Tensor, _store: str, _table: str, dim: int, _blank: int) -> Tensor:
     return ids.new_empty((*ids.shape, dim), dtype=torch.float32)
+
+
+def _fake_embeddings(
+    values: Tensor, _counts: Sequence[int], _store: str, _tables: Sequence[str], dim: int
+) -> Tensor:
+    return values.new_empty((values.shape[0], dim), dtype=torch.float32)
 
 
 def _fake_embedding_bag(
@@ -129,5 +147,6 @@ def _define(
 
 
 embedding = _define("embedding", _embedding, _fake_embedding)
+embeddings = _define("embeddings", _embeddings, _fake_embeddings)
 embedding_bag = _define("embedding_bag", _embedding_bag, _fake_embedding_bag)
 embedding_bags = _define("embedding_bags", _embedding_bags, _fake_embedding_bags)

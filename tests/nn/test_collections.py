@@ -10,7 +10,12 @@ from served_models import converted, same_bits, seeded, with_rows_of
 from torch import nn
 
 from sharkstore.errors import ArgumentError, UnknownTableError
-from sharkstore.nn import EmbeddingBagCollection, TableFeatures, replace_embeddings
+from sharkstore.nn import (
+    EmbeddingBagCollection,
+    EmbeddingCollection,
+    TableFeatures,
+    replace_embeddings,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own, on import
@@ -79,6 +84,43 @@ def test_pooled_values_are_those_of_torchrec(keys, dtype, samples, served):
     assert ours.length_per_key() == theirs.length_per_key() == [DIM, DIM, 2 * DIM]
     assert same_bits(ours.values(), theirs.values().detach())
     assert same_bits(ours["bought"].contiguous(), theirs["bought"].detach().contiguous())
+
+
+@pytest.mark.parametrize("samples", [0, 1, SAMPLES])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("keys", [["clicked", "query"], KEYS, KEYS[::-1]])
+def test_rows_of_keys_in_any_order_are_those_of_torchrec(keys, dtype, samples, served):
+    model, expected, _ = served
+    given = features(samples, keys, samples, dtype)
+    ours = model.rows(given)
+    assert list(ours) == ["clicked", "query"]
+    if not samples:  # TorchRec fails
+        assert ours["query"].values().shape == (0, DIM)
+        return
+    for name, theirs in expected.rows(given).items():
+        assert same_bits(ours[name].values(), theirs.values().detach())
+        assert torch.equal(ours[name].lengths(), theirs.lengths())
+        assert torch.equal(ours[name].weights(), theirs.weights())
+        assert ours[name].weights().dtype == dtype
+
+
+def test_rows_of_a_batch_size_for_each_key_are_those_of_torchrec(served):
+    model, expected, _ = served
+    given = KeyedJaggedTensor(
+        ["clicked", "query"],
+        torch.tensor([1, 2, 3, 4, 5]),
+        lengths=torch.tensor([2, 1, 1, 1]),
+        stride_per_key_per_rank=[[1], [3]],
+    )
+    ours, theirs = model.rows(given), expected.rows(given)
+    for name, one in ours.items():
+        assert same_bits(one.values(), theirs[name].values().detach())
+        assert torch.equal(one.lengths(), theirs[name].lengths())
+
+
+def test_rows_of_all_features_come_in_one_buffer(served):
+    found = served[0].rows(features(8)).values()
+    assert len({one.values().untyped_storage().data_ptr() for one in found}) == 1
 
 
 def test_no_samples_give_no_rows_where_torchrec_fails(served):
@@ -219,6 +261,9 @@ def test_other_arguments_are_refused(served):
         collection(varying)
     with pytest.raises(UnknownTableError):
         EmbeddingBagCollection(store, [TableFeatures("words", ("query",))])
+    two = [TableFeatures(table.table, table.features) for table in TABLES]
+    with pytest.raises(ArgumentError, match=r"tables of several dims \(got \[4, 8\]\)"):
+        EmbeddingCollection(store, two)
     with pytest.raises(ArgumentError, match="needs tables"):
         EmbeddingBagCollection(store, [])
     with pytest.raises(ArgumentError, match="mode 'first'"):

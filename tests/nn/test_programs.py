@@ -131,6 +131,7 @@ def test_operators_keep_the_rules_of_torch(served):
             ops.embedding_bag,
             (ids, offsets, None, digest, "user.weight", 8, "mean", False, -1),
         ),
+        (ops.embeddings, (ids, [2, 1], digest, ["user.weight", "seen.weight"], 8)),
         (
             ops.embedding_bags,
             (ids, offsets, None, digest, ["user.weight"] * 2, [8, 8], ["sum"] * 2, [1, 0], 2, 1),
