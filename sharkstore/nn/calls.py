@@ -20,12 +20,19 @@ SHARED = 1 << 19
 
 
 def at_hand(ids: Tensor) -> bool:
-    """Whether ids can be read here and now: none that are traced, fake or on another device."""
+    """Whether ids can be read here and now: none that are traced, fake or on another device.
+
+    Raises:
+        DtypeError: no tensor, nor what stands for one where a model is traced.
+    """
+    if not hasattr(ids, "is_cpu"):
+        raise DtypeError("ids", got=type(ids).__name__, expected="a tensor")
     return (
         not torch.compiler.is_compiling()
         and type(ids) is Tensor
         and ids.is_cpu
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch._C._are_functorch_transforms_active()  # noqa: SLF001 - torch has no other
     )
 
 
@@ -86,9 +93,9 @@ def bags(
     starts = None if offsets is None else as_array(offsets, "offsets")
     weighed = None if weights is None else as_array(weights.detach(), "per_sample_weights")
     options = (mode, include_last, padding)
-    if include_last and starts is not None and starts.ndim == given.ndim == 1 and starts.size:
-        end = starts[-1]
-        if 0 <= end < len(given):  # torch leaves out what lies behind the last offset
+    if include_last and starts is not None and starts.dtype.kind == "i" and starts.size:
+        end = starts.reshape(-1)[-1]
+        if given.ndim == 1 and 0 <= end < len(given):  # torch leaves out what lies behind it
             given = given[:end]
             weighed = None if weighed is None else weighed[:end]
     return as_tensor(_pooled(opened, table, given, starts, weighed, *options))
@@ -184,9 +191,12 @@ def as_array(given: Tensor, what: str) -> NDArray[Any]:
     """
     try:
         return given.numpy()
-    except (RuntimeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
+        if not isinstance(given, Tensor):
+            raise DtypeError(what, got=type(given).__name__, expected="a tensor") from error
         check_device(given, what)
-        got = f"{given.dtype}, {given.layout}"
+        kind = "nested, " if given.is_nested else ""
+        got = f"{kind}{given.dtype}, {given.layout}"
         raise DtypeError(f"{what} that are no plain array", got=got) from error
 
 
@@ -204,15 +214,18 @@ def _picked(
     keys: int,
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float32] | None]:
     """Values, offsets and weights of some keys, in another order."""
-    batch, rest = divmod(len(offsets) - 1, keys)
-    if rest or batch < 0 or offsets.ndim != 1:
-        raise ArgumentError(f"offsets must be {keys} keys * batch + 1", got=offsets.shape)
-    if (offsets[1:] < offsets[:-1]).any() or offsets[0] < 0 or offsets[-1] > len(values):
-        raise ArgumentError("offsets fall, or pass the end of the values")
+    starts = arguments.as_ids(offsets, "offsets").astype(np.int64, copy=False)
+    if values.ndim != 1 or starts.ndim != 1:
+        got = values.ndim, starts.ndim
+        raise ArgumentError("values and offsets must have one dimension", got=got)
+    batch, rest = divmod(len(starts) - 1, keys)
+    if rest or batch < 0:
+        raise ArgumentError(f"offsets must be {keys} keys * batch + 1", got=len(starts))
+    arguments.check_offsets(starts, len(values), include_last=True)
     if weights is not None and weights.shape != values.shape:
         raise ArgumentError("weights", got=weights.shape, expected=values.shape)
-    parts = [slice(offsets[at * batch], offsets[(at + 1) * batch]) for at in positions]
-    lengths = np.diff(offsets).reshape(keys, batch)[list(positions)]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    parts = [slice(starts[at * batch], starts[(at + 1) * batch]) for at in positions]
+    lengths = np.diff(starts).reshape(keys, batch)[list(positions)]
+    ends = np.concatenate([[0], np.cumsum(lengths)])
     some = None if weights is None else np.concatenate([weights[part] for part in parts])
-    return np.concatenate([values[part] for part in parts]), starts, some
+    return np.concatenate([values[part] for part in parts]), ends, some

@@ -16,8 +16,8 @@ from sharkstore.errors import ArgumentError
 from sharkstore.load import arguments
 from sharkstore.load.request import Mode, Request
 from sharkstore.load.store import Store
-from sharkstore.nn import calls, ops
-from sharkstore.nn.modules import StoreModule
+from sharkstore.nn import calls, gradients, ops
+from sharkstore.nn.base import StoreModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,10 @@ class _Collection(StoreModule):
         super().__init__(store, threads)
         if not tables or not all(one.features for one in tables):
             raise ArgumentError("a collection needs tables, and each table features")
+        for one in tables:
+            if isinstance(one.features, str):
+                got = repr(one.features)
+                raise ArgumentError("features must be names", got=got, expected=f"({got},)")
         self._configs = list(configs) if configs is not None else list(tables)
         lookups = [(one, feature) for one in tables for feature in one.features]
         times = Counter(feature for _, feature in lookups)
@@ -160,6 +164,8 @@ class EmbeddingBagCollection(_Collection):
         if isinstance(features, (list, tuple)):
             if values is None or offsets is None:
                 raise ArgumentError("names of features go with values and offsets")
+            if self._is_weighted and per_sample_weights is None:
+                raise ArgumentError("a weighted collection needs per_sample_weights")
             return self._pooled(features, values, offsets, per_sample_weights, batch)
         _check_jagged(features)
         if features.variable_stride_per_key() or features.inverse_indices_or_none() is not None:
@@ -179,23 +185,20 @@ class EmbeddingBagCollection(_Collection):
         weights: Tensor | None,
         batch: int | None,
     ) -> Tensor:
-        positions = self._positions(keys)
-        if calls.at_hand(values):
+        positions, given = self._positions(keys), (values, offsets, weights)
+        learnt = gradients.wanted(weights)
+        if calls.at_hand(values) and not learnt:
             request, threads = self._request()
-            given = values, offsets, weights
             return calls.request_bags(request, threads, *given, positions, len(keys), batch)
-        return ops.embedding_bags(
-            values,
-            offsets,
-            weights,
-            self.digest,
-            list(self.tables),
-            self.dims,
-            list(self.modes),
-            positions,
-            len(keys),
-            (offsets.shape[0] - 1) // len(keys) if batch is None else batch,
-        )
+        _refuse_tracing()
+        if batch is None:
+            batch = (offsets.shape[0] - 1) // len(keys)
+        tables, modes = list(self.tables), list(self.modes)
+        named = self.digest, tables, self.dims, modes, positions, len(keys), batch
+        if weights is None or not learnt:
+            return ops.embedding_bags(*given, *named)
+        layout: gradients.Layout = (self.digest, tables, positions, len(keys), True, -1)
+        return gradients.weighted_bags(ops.embedding_bags, values, offsets, weights, named, layout)
 
 
 class EmbeddingCollection(_Collection):
@@ -269,6 +272,7 @@ class EmbeddingCollection(_Collection):
     def _rows(self, values: Tensor, counts: list[int]) -> Tensor:
         if calls.at_hand(values):
             return calls.request_rows(*self._request(), values, counts)
+        _refuse_tracing()
         named = self.digest, list(self.tables), self.dims[0]
         return ops.embeddings(values, counts, *named)
 
@@ -277,6 +281,12 @@ def _torchrec() -> Any:
     import torchrec.sparse.jagged_tensor  # type: ignore[import-untyped]
 
     return torchrec.sparse.jagged_tensor
+
+
+def _refuse_tracing() -> None:
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        remedy = "torch.export takes them"
+        raise ArgumentError("torch.jit.trace knows no lists of names", remedy=remedy)
 
 
 def _check_jagged(features: Any) -> None:

@@ -42,6 +42,23 @@ class Found:
         """Keys of one of its weights in the model's state dict."""
         return [_join(path, inner, "weight") for path in self.paths]
 
+    def refuse_hooks(self) -> None:
+        """Refuse a module with hooks, which the one in its stead would not call.
+
+        Raises:
+            ArgumentError: naming the first.
+        """
+        path = self.paths[0]
+        for module in (self.module, *self.weights.values()):
+            hooks = {**module._forward_pre_hooks, **module._forward_hooks}  # noqa: SLF001
+            if hooks:
+                first = next(iter(hooks.values()))
+                got = getattr(first, "__qualname__", repr(first))
+                remedy = f"remove them, or mapping={{{path!r}: None}} leaves the module as it is"
+                raise ArgumentError(
+                    "forward hooks", where=f"module {path!r}", got=got, remedy=remedy
+                )
+
 
 def find_modules(model: nn.Module) -> list[Found]:
     """Embedding modules and TorchRec's collections, each once.
@@ -102,7 +119,7 @@ def check_plain(path: str, module: nn.Embedding | nn.EmbeddingBag) -> None:
     """
     base = nn.Embedding if isinstance(module, nn.Embedding) else nn.EmbeddingBag
     remedy = f"mapping={{{path!r}: None}} leaves the module as it is"
-    if type(module).forward is not base.forward:
+    if type(module).forward is not base.forward or "forward" in vars(module):
         what = f"{type(module).__name__} looks rows up in a way of its own"
         raise ArgumentError(what, where=f"module {path!r}", remedy=remedy)
     if "weight" not in module._parameters:  # noqa: SLF001 - a parametrization takes it away

@@ -3,111 +3,19 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import sharkstore.kernels as kernels
 from sharkstore.encodings import ROWS_PER_BLOCK
 from sharkstore.errors import ArgumentError, DtypeError
 from sharkstore.load import arguments
-from sharkstore.load.open import open_store
 from sharkstore.load.store import Store
 from sharkstore.load.table import Table
-from sharkstore.nn import calls, ops
-from sharkstore.nn.bound import hold
-
-FIXED = "embeddings whose rows are in a store get no gradients: training leaves them as they are"
-
-
-class StoreModule(nn.Module):
-    """A module whose rows are a store's: a path and a digest, no parameters, no state dict.
-
-    Copies share the store. In another process, after pickling, it is opened again by its path,
-    and must be the same by its digest. Rows come on the CPU, wherever the model is moved to.
-
-    Args:
-        store: open, or a path.
-        threads: how many may work on a large lookup. A program that is compiled in this process
-            has those of the last module over the store, or what `sharkstore.nn.bind` says.
-    """
-
-    def __init__(self, store: Store | str | os.PathLike[str], threads: int = 1) -> None:
-        super().__init__()
-        self._opened = hold(store if isinstance(store, Store) else open_store(store), threads)
-
-    @property
-    def store(self) -> Store:
-        """The store that rows come from."""
-        return self._opened.store
-
-    @property
-    def digest(self) -> str:
-        """The store's, by which compiled and exported programs name it."""
-        return self._opened.digest
-
-    @property
-    def threads(self) -> int:
-        """How many may work on a large lookup."""
-        return self._opened.threads
-
-    def train(self, mode: bool = True) -> Self:
-        """As of any module; warns that rows don't train."""
-        if mode:
-            warnings.warn(FIXED, UserWarning, stacklevel=2)
-        return super().train(mode)
-
-    def _told(self) -> str:
-        return f"store={os.path.basename(self.store.path)!r}, digest={self.digest[:15]!r}"
-
-
-class TableModule(StoreModule):
-    """A module over one table.
-
-    Args:
-        store: open, or a path.
-        table: its name in the store.
-        dtype: of what a forward pass gives; `.to(dtype)`, `.half()`, … change it.
-    """
-
-    def __init__(
-        self,
-        store: Store | str | os.PathLike[str],
-        table: str,
-        padding_idx: int | None,
-        dtype: torch.dtype,
-        threads: int,
-    ) -> None:
-        super().__init__(store, threads)
-        found = self.store[table]
-        self.table = table
-        self.num_embeddings = found.rows
-        self.embedding_dim = found.dim
-        self.dtype = dtype
-        self.padding_idx = padding_idx
-        if padding_idx is not None:
-            self.padding_idx = arguments.padding_id(padding_idx, found.rows)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # there is no tensor that `.half()` or `.to()` could change: an empty one shows what it does
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "weight":
-            what = f"no weight: rows of {self.table!r} are in the store {self.store.path!r}"
-            raise AttributeError(what)
-        return super().__getattr__(name)
-
-    def extra_repr(self) -> str:
-        """Size, table and store, in brackets behind the module's name."""
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        size = f"{self.num_embeddings}, {self.embedding_dim}{padding}"
-        return f"{size}, table={self.table!r}, {self._told()}"
+from sharkstore.nn import calls, gradients, ops
+from sharkstore.nn.base import TableModule
 
 
 class Embedding(TableModule):
@@ -157,9 +65,15 @@ class Embedding(TableModule):
         """
         if calls.at_hand(input):
             rows = calls.rows(self._opened, self.table, input, self._blank)
+        elif input.layout is torch.jagged:
+            return self._nested(input)
         else:
             rows = ops.embedding(input, self.digest, self.table, self.embedding_dim, self._blank)
         return rows if self.dtype is torch.float32 else rows.to(self.dtype)
+
+    def _nested(self, ids: Any) -> Tensor:
+        parts = ids.offsets(), ids.lengths()
+        return torch.nested.nested_tensor_from_jagged(self(ids.values()), *parts)
 
 
 class EmbeddingBag(TableModule):
@@ -220,53 +134,40 @@ class EmbeddingBag(TableModule):
         Returns:
             (bags, embedding_dim).
         """
-        if per_sample_weights is not None:
-            return self._weighed(input, offsets, per_sample_weights)
-        return self._pooled(input, offsets, None, self.include_last_offset)
+        weights, last = per_sample_weights, self.include_last_offset
+        if weights is not None:
+            weights = self._checked(weights)
+        if calls.at_hand(input) and not gradients.wanted(weights):
+            options = self.mode, last, self._left_out
+            bags = calls.bags(self._opened, self.table, input, offsets, weights, *options)
+        else:
+            bags = self._traced(input, offsets, weights, last)
+        return bags if self.dtype is torch.float32 else bags.to(self.dtype)
 
-    def _pooled(
-        self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, last: bool
-    ) -> Tensor:
-        mode, padding = self.mode, self._left_out
-        if calls.at_hand(ids):
-            bags = calls.bags(self._opened, self.table, ids, offsets, weights, mode, last, padding)
-        elif ids.is_nested:
+    def _traced(self, ids: Any, offsets: Tensor | None, weights: Any, last: bool) -> Tensor:
+        if ids.layout is torch.jagged:  # no `is_nested`: fx traces no branches on values
             if offsets is not None:
                 raise ArgumentError("nested ids are bags of themselves: no offsets then")
             if weights is not None:
+                if weights.shape != ids.shape:
+                    got, expected = tuple(weights.shape), tuple(ids.shape)
+                    raise ArgumentError("per_sample_weights", got=got, expected=expected)
                 weights = weights.values()
-            nested: Any = ids
-            return self._pooled(ids.values(), nested.offsets(), weights, last=True)
-        else:
-            named = (self.digest, self.table, self.embedding_dim)
-            bags = ops.embedding_bag(ids, offsets, weights, *named, mode, last, padding)
-        return bags if self.dtype is torch.float32 else bags.to(self.dtype)
+            return self._traced(ids.values(), ids.offsets(), weights, last=True)
+        named = self.digest, self.table, self.embedding_dim, self.mode, last, self._left_out
+        if not gradients.wanted(weights):
+            return ops.embedding_bag(ids, offsets, weights, *named)
+        layout: gradients.Layout = (self.digest, [self.table], [], 1, last, self._left_out)
+        return gradients.weighted_bags(ops.embedding_bag, ids, offsets, weights, named, layout)
 
-    def _weighed(self, ids: Tensor, offsets: Tensor | None, weights: Tensor) -> Tensor:
-        if weights.dtype != self.dtype:
-            got, expected = weights.dtype, self.dtype
-            raise DtypeError("per_sample_weights", got=got, expected=expected)
+    def _checked(self, weights: Tensor) -> Tensor:
+        """Weights as float32, which rows are."""
+        dtype = getattr(weights, "dtype", type(weights).__name__)
+        if dtype != self.dtype:
+            raise DtypeError("per_sample_weights", got=dtype, expected=self.dtype)
         if self.mode != "sum":
             raise ArgumentError("per_sample_weights go with mode 'sum' only", got=self.mode)
-        if weights.requires_grad and torch.is_grad_enabled():
-            return self._differentiable(ids, offsets, weights)
-        return self._pooled(ids, offsets, weights.float(), self.include_last_offset)
-
-    def _differentiable(self, ids: Tensor, offsets: Tensor | None, weights: Tensor) -> Tensor:
-        """The weighted sums out of torch's own operators, which carry the weights' gradients."""
-        if ids.shape != weights.shape:
-            got, expected = tuple(weights.shape), tuple(ids.shape)
-            raise ArgumentError("per_sample_weights", got=got, expected=expected)
-        if self._left_out >= 0:
-            weights = weights * (ids != self._left_out)
-        look_up = ops.embedding(ids, self.digest, self.table, self.embedding_dim, -1)
-        terms = look_up.to(self.dtype) * weights.unsqueeze(-1)
-        if offsets is None:
-            return terms.sum(dim=1)
-        places = torch.arange(ids.shape[0], dtype=offsets.dtype, device=ids.device)
-        bag = torch.searchsorted(offsets.contiguous(), places, right=True) - 1
-        sums = terms.new_zeros(offsets.shape[0], self.embedding_dim).index_add(0, bag, terms)
-        return sums[:-1] if self.include_last_offset else sums
+        return weights.float()
 
     def extra_repr(self) -> str:
         """Size, mode, table and store, in brackets behind the module's name."""

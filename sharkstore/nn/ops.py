@@ -16,19 +16,6 @@ from sharkstore.load.request import Mode
 from sharkstore.nn import calls
 from sharkstore.nn.bound import Opened, find
 
-SCHEMAS = {
-    "embedding": "(Tensor ids, str store, str table, int dim, int blank) -> Tensor",
-    "embedding_bag": (
-        "(Tensor ids, Tensor? offsets, Tensor? weights, str store, str table, int dim, str mode,"
-        " bool include_last_offset, int padding_idx) -> Tensor"
-    ),
-    "embeddings": "(Tensor values, SymInt[] counts, str store, str[] tables, int dim) -> Tensor",
-    "embedding_bags": (
-        "(Tensor values, Tensor offsets, Tensor? weights, str store, str[] tables, int[] dims,"
-        " str[] modes, int[] positions, int keys, SymInt batch) -> Tensor"
-    ),
-}
-
 
 def _embedding(ids: Tensor, store: str, table: str, dim: int, blank: int) -> Tensor:
     calls.check_device(ids)
@@ -134,19 +121,48 @@ def _check_dims(got: tuple[int, ...], expected: tuple[int, ...], tables: Sequenc
         raise ArgumentError("another dim", where=f"table {told}", got=got, expected=expected)
 
 
-def _define(
-    name: str, run: Callable[..., Tensor], fake: Callable[..., Tensor]
+def define(
+    name: str, schema: str, run: Callable[..., Tensor], fake: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
+    """An operator of torch.
+
+    Args:
+        schema: its arguments and results.
+        run: what it does.
+        fake: gives results of the right shape and dtype only.
+    """
     # `custom_op` would take three times as long a call: it wraps a kernel for mutation and autograd
     whole = f"sharkstore::{name}"
-    torch.library.define(whole, SCHEMAS[name], tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.define(whole, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(whole, "default", run)
     torch.library.register_fake(whole, fake)
     op: Callable[..., Tensor] = getattr(torch.ops.sharkstore, name).default
     return op
 
 
-embedding = _define("embedding", _embedding, _fake_embedding)
-embeddings = _define("embeddings", _embeddings, _fake_embeddings)
-embedding_bag = _define("embedding_bag", _embedding_bag, _fake_embedding_bag)
-embedding_bags = _define("embedding_bags", _embedding_bags, _fake_embedding_bags)
+embedding = define(
+    "embedding",
+    "(Tensor ids, str store, str table, int dim, int blank) -> Tensor",
+    _embedding,
+    _fake_embedding,
+)
+embeddings = define(
+    "embeddings",
+    "(Tensor values, SymInt[] counts, str store, str[] tables, int dim) -> Tensor",
+    _embeddings,
+    _fake_embeddings,
+)
+embedding_bag = define(
+    "embedding_bag",
+    "(Tensor ids, Tensor? offsets, Tensor? weights, str store, str table, int dim, str mode,"
+    " bool include_last_offset, int padding_idx) -> Tensor",
+    _embedding_bag,
+    _fake_embedding_bag,
+)
+embedding_bags = define(
+    "embedding_bags",
+    "(Tensor values, Tensor offsets, Tensor? weights, str store, str[] tables, int[] dims,"
+    " str[] modes, int[] positions, int keys, SymInt batch) -> Tensor",
+    _embedding_bags,
+    _fake_embedding_bags,
+)

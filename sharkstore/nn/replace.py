@@ -146,8 +146,8 @@ def replace_embeddings(
         StoreNotFoundError, FormatError, CorruptStoreError: as `sharkstore.open`.
         UnknownTableError: the store lacks a module's table, or dropped it.
         ArgumentError: a table of another shape, a module that can't be replaced (computed
-            weights, max_norm, a forward of its own, scripted, sharded), or a mapping of modules
-            that there are not. Nothing is replaced then.
+            weights, max_norm, hooks, a forward of its own, scripted, sharded), or a mapping of
+            modules that there are not. Nothing is replaced then.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     found = find_modules(model)
@@ -161,6 +161,7 @@ def replace_embeddings(
         if tables is None:
             kept += one.paths
             continue
+        one.refuse_hooks()
         after = _made(one, opened, tables, threads)
         after.training = one.module.training
         used = tuple(dict.fromkeys(tables.values()))

@@ -3,9 +3,11 @@
 import pickle
 import warnings
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from served_models import converted, same_bits, seeded, with_rows_of
 from torch import nn
 
@@ -142,16 +144,59 @@ def test_jagged_tensors_are_compiled_as_one_graph(part, served):
             torch.testing.assert_close(compiled(given), values(given), rtol=0, atol=0)
 
 
-def test_weighted_values_are_close_to_torchrec(tmp_path):
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory):
+    """As `served`, its bags weighted."""
     model = seeded(lambda: Collections(weighted=True))
-    with converted(model, tmp_path) as store:
-        expected = with_rows_of(model, store)
-        replace_embeddings(model, store)
-        assert model.bags.is_weighted()
-        given = features(weighted=True)
-        torch.testing.assert_close(
-            model.bags(given).values(), expected.bags(given).values().detach()
-        )
+    store = converted(model, tmp_path_factory.mktemp("weighted"))
+    expected = with_rows_of(model, store)
+    replace_embeddings(model, store)
+    with store:
+        yield model, expected, store
+
+
+@hypothesis.given(data=st.data())
+def test_any_jagged_tensor_gives_what_torchrec_gives(data, served, weighted):
+    keys = data.draw(st.permutations(data.draw(st.sampled_from([KEYS, [*KEYS, "more"]]))))
+    count = len(keys) * data.draw(st.integers(1, 4))
+    lengths = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    lengths = torch.tensor(lengths, dtype=torch.int32)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    dtype = data.draw(st.sampled_from([torch.int32, torch.int64]))
+    values = torch.from_numpy(rng.integers(0, ROWS, int(lengths.sum()))).to(dtype)
+    if data.draw(st.booleans()):
+        values = torch.stack([values, -values], dim=-1)[..., 0]
+    weights = torch.from_numpy(rng.random(len(values), np.float32))
+    jagged = KeyedJaggedTensor(keys, values, weights, lengths)
+    ours, theirs = (model.bags(jagged) for model in served[:2])
+    assert same_bits(ours.values(), theirs.values().detach())
+    ours, theirs = (model.bags(jagged) for model in weighted[:2])
+    torch.testing.assert_close(ours.values(), theirs.values().detach())
+    ours, theirs = (model.rows(jagged) for model in served[:2])
+    for name, one in ours.items():
+        assert same_bits(one.values(), theirs[name].values().detach())
+        assert torch.equal(one.lengths(), theirs[name].lengths())
+
+
+@pytest.mark.parametrize("keys", [KEYS, ["seen", "bought", "query"]])
+def test_weights_that_are_learnt_get_gradients_as_of_torchrec(keys, weighted):
+    model, expected, _ = weighted
+    found = []
+    for collection in (model.bags, expected.bags):
+        jagged = features(keys=keys, weighted=True)
+        jagged._weights = jagged.weights().requires_grad_()
+        values = collection(jagged).values()
+        (values**2).sum().backward()
+        found.append((values.detach(), jagged.weights().grad))
+    torch.testing.assert_close(*found)
+    assert found[0][1].any()
+    jagged = features(keys=keys, weighted=True)
+    assert same_bits(model.bags(jagged).values(), found[0][0])
+
+
+def test_a_jagged_tensor_without_weights_is_refused_where_they_count(weighted):
+    with pytest.raises(AssertionError, match="doesn't have weights"):  # TorchRec's
+        weighted[0].bags(features())
 
 
 @pytest.mark.parametrize("samples", [1, SAMPLES])
@@ -249,7 +294,7 @@ def test_other_arguments_are_refused(served):
     with pytest.raises(ArgumentError, match="4 keys"):
         collection(KEYS, given.values(), given.offsets()[:-1])
     falling = given.offsets().flip(0)
-    with pytest.raises(ArgumentError, match="offsets fall"):
+    with pytest.raises(ArgumentError, match="first offset must be 0"):
         collection(KEYS, given.values(), falling)
     varying = KeyedJaggedTensor(
         ["seen", "bought", "query"],

@@ -1,10 +1,12 @@
 """`sharkstore.nn.Embedding` and `EmbeddingBag` against torch's over the same rows."""
 
 import copy
+import io
 import multiprocessing
 import os
 import pickle
 import shutil
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -99,32 +101,61 @@ def drawn_bags(data):
 
 
 @given(data=st.data())
-def test_weighted_bags_are_close_to_torch(data, opened, weight):
+def test_weighted_bags_and_gradients_of_weights_are_close_to_torch(data, opened, weight):
     options = {"mode": "sum", "padding_idx": data.draw(PADDINGS)}
     ids, offsets, last = drawn_bags(data)
     options["include_last_offset"] = last
     weights = torch.rand(ids.shape, generator=torch.Generator().manual_seed(len(ids)))
-    theirs = nn.EmbeddingBag.from_pretrained(weight, **options)(ids, offsets, weights)
+    if data.draw(st.booleans()):
+        weights = torch.stack([weights, -weights], dim=-1)[..., 0]
+    theirs = nn.EmbeddingBag.from_pretrained(weight, **options)
     ours = EmbeddingBag(opened, TABLE, **options)
-    torch.testing.assert_close(ours(ids, offsets, weights), theirs)
-    weights.requires_grad_()
-    torch.testing.assert_close(ours(ids, offsets, weights), theirs)
+    plain = ours(ids, offsets, weights)
+    torch.testing.assert_close(plain, theirs(ids, offsets, weights))
+    learnt = [weights.clone().requires_grad_() for _ in range(2)]
+    for module, of in zip((ours, theirs), learnt, strict=True):
+        found = module(ids, offsets, of)
+        (found**2).sum().backward()
+        if module is ours:
+            assert same_bits(found.detach(), plain)
+    torch.testing.assert_close(learnt[0].grad, learnt[1].grad)
 
 
-@pytest.mark.parametrize("padding", [None, 2])
-def test_gradients_reach_the_weights_of_a_bag_and_nothing_else(padding, opened, weight):
-    ids, offsets = torch.tensor([1, 2, 3, 2, 199]), torch.tensor([0, 2, 2])
-    options = {"mode": "sum", "padding_idx": padding}
-    found = []
-    for module in (
-        EmbeddingBag(opened, TABLE, **options),
-        nn.EmbeddingBag.from_pretrained(weight, **options),
-    ):
-        weights = torch.linspace(0.5, 1, 5, requires_grad=True)
-        (module(ids, offsets, weights) ** 2).sum().backward()
-        found.append(weights.grad)
-    torch.testing.assert_close(*found)
+def test_rows_have_no_gradients_and_weights_of_a_wider_model_have_their_dtype(opened):
+    ids = torch.tensor([[1, 2], [3, 2]])
     assert not Embedding(opened, TABLE)(ids).requires_grad
+    assert not EmbeddingBag(opened, TABLE)(ids).requires_grad
+    weights = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
+    EmbeddingBag(opened, TABLE, "sum").double()(ids, None, weights).sum().backward()
+    sums = Embedding(opened, TABLE)(ids).sum(-1).double()
+    torch.testing.assert_close(weights.grad, sums)
+    with torch.no_grad():
+        assert not EmbeddingBag(opened, TABLE, "sum").double()(ids, None, weights).requires_grad
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_nothing_but_padding_and_no_bags_are_as_torch_has_them(mode, opened, weight):
+    options = {"mode": mode, "padding_idx": 5, "include_last_offset": True}
+    ours = EmbeddingBag(opened, TABLE, **options)
+    theirs = nn.EmbeddingBag.from_pretrained(weight, **options)
+    for ids, offsets in (
+        ([5, 5, 5], [0, 2, 2, 3]),
+        ([], [0]),
+        ([], [0, 0, 0]),
+        ([5, 1], [0, 1, 2]),
+    ):
+        given = torch.tensor(ids, dtype=torch.int64), torch.tensor(offsets)
+        assert same_bits(ours(*given), theirs(*given))
+
+
+def test_weights_that_are_no_numbers_reach_their_bags_and_no_padding(opened, weight):
+    ids, offsets = torch.tensor([1, 2, 3, 4, 6]), torch.tensor([0, 2, 3, 3])
+    weights = torch.tensor([float("nan"), 1, float("inf"), 2, 3])
+    for padding in (None, 1, 3):
+        options = {"mode": "sum", "padding_idx": padding}
+        ours = EmbeddingBag(opened, TABLE, **options)(ids, offsets, weights)
+        theirs = nn.EmbeddingBag.from_pretrained(weight, **options)(ids, offsets, weights)
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
 def test_ids_behind_the_last_offset_are_left_out_as_torch_does(opened, weight):
@@ -134,11 +165,39 @@ def test_ids_behind_the_last_offset_are_left_out_as_torch_does(opened, weight):
     assert same_bits(EmbeddingBag(opened, TABLE, **options)(ids, offsets), theirs(ids, offsets))
 
 
-def test_nested_ids_are_bags(opened, weight):
-    parts = [torch.tensor([1, 2]), torch.tensor([], dtype=torch.int64), torch.tensor([3, 4, 5])]
-    ids = torch.nested.nested_tensor(parts, layout=torch.jagged)
+def nested(*parts, **options):
+    return torch.nested.nested_tensor(list(parts), layout=torch.jagged, **options)
+
+
+def test_nested_ids_are_bags_and_rows_of_them_are_nested(opened, weight):
+    ids = nested(torch.tensor([1, 2]), torch.tensor([], dtype=torch.int64), torch.arange(3, 6))
     theirs = nn.EmbeddingBag.from_pretrained(weight, mode="mean")
     assert same_bits(EmbeddingBag(opened, TABLE)(ids), theirs(ids))
+    ours, theirs = Embedding(opened, TABLE)(ids), nn.Embedding.from_pretrained(weight)(ids)
+    assert ours.shape == theirs.shape
+    assert same_bits(ours.values(), theirs.values())
+    assert Embedding(opened, TABLE).half()(ids).dtype == torch.float16
+
+
+def test_nested_weights_have_the_lengths_of_their_ids(opened, weight):
+    ids = nested(torch.tensor([1, 2]), torch.tensor([3]))
+    bags = EmbeddingBag(opened, TABLE, "sum")
+    values = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    weights = torch.nested.nested_tensor_from_jagged(values, ids.offsets())
+    found = bags(ids, None, weights)
+    torch.testing.assert_close(found, bags(ids.values(), torch.tensor([0, 2]), values))
+    found.sum().backward()
+    torch.testing.assert_close(values.grad, weight[[1, 2, 3]].sum(-1))
+    for other in (nested(torch.ones(1), torch.ones(2)), torch.ones(3)):
+        with pytest.raises(ArgumentError, match="per_sample_weights"):
+            bags(ids, None, other)
+    with pytest.raises(ArgumentError, match="no offsets then"):
+        bags(ids, torch.tensor([0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about itself
+        strided = torch.nested.nested_tensor([torch.tensor([1])])
+    with pytest.raises(DtypeError, match=r"no plain array \(got nested"):
+        bags(strided)
 
 
 def test_rows_come_in_the_dtype_that_the_model_has(opened, weight):
@@ -217,6 +276,17 @@ def test_a_model_travels_to_a_spawned_process_by_path(opened):
         np.testing.assert_array_equal(found, model(ids).numpy())
 
 
+def test_a_model_is_saved_as_a_path_and_a_digest(opened):
+    model, saved = nn.Sequential(EmbeddingBag(opened, TABLE)), io.BytesIO()
+    torch.save(model, saved)
+    assert len(saved.getvalue()) < 5000
+    saved.seek(0)
+    again = torch.load(saved, weights_only=False)
+    ids = torch.arange(6).reshape(2, 3)
+    assert same_bits(again(ids), model(ids))
+    again[0].store.close()
+
+
 def test_modules_that_were_pickled_together_share_one_store(opened):
     one, other = pickle.loads(pickle.dumps([Embedding(opened, TABLE), EmbeddingBag(opened, TABLE)]))
     assert one.store is other.store
@@ -236,19 +306,6 @@ def test_another_store_at_the_path_is_refused(copied, tmp_path):
     shutil.rmtree(copied)
     with pytest.raises(StoreNotFoundError, match="no such store"):
         pickle.loads(pickled)
-
-
-def test_a_forked_process_looks_up_what_its_parent_does(opened):
-    module, ids = Embedding(opened, TABLE), torch.arange(ROWS)
-    expected = module(ids).numpy()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        good = np.array_equal(module(ids).numpy(), expected)
-        os.write(writing, b"same" if good else b"other")
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reading, 9) == b"same"
 
 
 def test_modules_say_what_they_are(opened):

@@ -261,6 +261,23 @@ def test_modules_that_do_more_than_look_up_are_refused(model, store):
     assert replace_embeddings(model, store, {"bags": None}).kept == ("bags",)
 
 
+def test_hooks_and_forwards_of_an_instance_are_not_lost_in_silence(model, store):
+    def doubled(module, given, rows):
+        return 2 * rows
+
+    hook = model.user.register_forward_hook(doubled)
+    what = r"module 'user': forward hooks \(got .*doubled\); remove them, or .*'user': None"
+    check_untouched(model, store, ArgumentError, what)
+    hook.remove()
+    hook = model.bags.register_forward_pre_hook(print)
+    check_untouched(model, store, ArgumentError, "module 'bags': forward hooks")
+    assert replace_embeddings(model, store, {"bags": None}).kept == ("bags",)
+    hook.remove()
+    model.bags.forward = lambda ids: torch.zeros(len(ids), 8)
+    with pytest.raises(ArgumentError, match="looks rows up in a way of its own"):
+        replace_embeddings(nn.ModuleDict({"bags": model.bags}), store)
+
+
 def test_models_without_modules_to_replace_are_refused(model, store):
     check_untouched(nn.Linear(3, 3), store, ArgumentError, "no nn.Embedding, nn.EmbeddingBag")
     check_untouched(nn.Embedding(50, 8), store, ArgumentError, "an embedding itself")
