@@ -224,7 +224,8 @@ def _picked(
     arguments.check_offsets(starts, len(values), include_last=True)
     if weights is not None and weights.shape != values.shape:
         raise ArgumentError("weights", got=weights.shape, expected=values.shape)
-    parts = [slice(starts[at * batch], starts[(at + 1) * batch]) for at in positions]
+    firsts = starts[::batch].tolist() if batch else [0] * (keys + 1)
+    parts = [slice(firsts[at], firsts[at + 1]) for at in positions]
     lengths = np.diff(starts).reshape(keys, batch)[list(positions)]
     ends = np.concatenate([[0], np.cumsum(lengths)])
     some = None if weights is None else np.concatenate([weights[part] for part in parts])
