@@ -58,10 +58,15 @@ class Embedding(TableModule):
         """Rows of ids.
 
         Args:
-            input: int32 or int64, of any shape.
+            input: int32 or int64, of any shape; or nested.
 
         Returns:
             (*input.shape, embedding_dim).
+
+        Raises:
+            IdError: an id outside the table.
+            DtypeError: ids of another dtype, or no tensor.
+            ArgumentError: ids on another device.
         """
         if calls.at_hand(input):
             rows = calls.rows(self._opened, self.table, input, self._blank)
@@ -133,6 +138,11 @@ class EmbeddingBag(TableModule):
 
         Returns:
             (bags, embedding_dim).
+
+        Raises:
+            IdError: an id outside the table.
+            DtypeError: ids, offsets or weights of another dtype, or no tensors.
+            ArgumentError: shapes, offsets or weights that don't fit, or on another device.
         """
         weights, last = per_sample_weights, self.include_last_offset
         if weights is not None:

@@ -1,5 +1,6 @@
 """TorchRec's collections over a store, and the plain way without jagged tensors."""
 
+import copy
 import pickle
 import warnings
 
@@ -192,6 +193,14 @@ def test_weights_that_are_learnt_get_gradients_as_of_torchrec(keys, weighted):
     assert found[0][1].any()
     jagged = features(keys=keys, weighted=True)
     assert same_bits(model.bags(jagged).values(), found[0][0])
+
+
+def test_collections_stay_in_float32_as_those_of_torchrec_do(served):
+    given, wanted = features(9), served[1].bags(features(9)).values().detach()
+    for model in (copy.deepcopy(served[0]), copy.deepcopy(served[1])):
+        found = model.half().bags(given).values()
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.detach(), wanted, rtol=1e-2, atol=1e-2)
 
 
 def test_a_jagged_tensor_without_weights_is_refused_where_they_count(weighted):

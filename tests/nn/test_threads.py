@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -163,8 +164,34 @@ def test_a_program_has_those_that_its_store_is_bound_with(opened, asked):
     assert asked[-1] == 2
 
 
+def test_eight_threads_of_the_caller_share_modules_and_operators(opened):
+    tables = [TableFeatures(name, (name[4],)) for name in NAMES]
+    modules = [
+        Embedding(opened, NAMES[0]),
+        EmbeddingBag(opened, NAMES[1], threads=2),
+        EmbeddingBagCollection(opened, tables, threads=2),
+    ]
+    digest, ends = opened.metadata.digest, torch.arange(0, 3 * IDS + 1, 3)
+
+    def answers(seed):
+        ids = random_ids(3 * IDS, seed)
+        named = digest, NAMES, [DIM] * 3, ["sum"] * 3, [2, 1, 0], 3, IDS // 3
+        return (
+            modules[0](ids),
+            modules[1](ids, ends[:-1]),
+            modules[2](list("abc"), ids, ends),
+            ops.embedding_bags(ids, ends, None, *named),
+        )
+
+    expected = [answers(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(answers, [seed % 8 for seed in range(32)]))
+    for at, one in enumerate(found):
+        assert all(map(same_bits, one, expected[at % 8]))
+
+
 def test_four_forked_workers_with_threads_of_their_own_give_what_one_does(opened):
-    """Warnings are torch's and Python's: this process has threads of torch already."""
+    """The warning is Python's: this process has threads of torch already."""
     ids = random_ids(IDS)
     modules = Embedding(opened, NAMES[0], threads=2), EmbeddingBag(opened, NAMES[1], threads=2)
     bags = ids.reshape(-1, 10)
