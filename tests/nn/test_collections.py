@@ -290,6 +290,17 @@ def test_a_feature_of_two_tables_is_told_apart_by_their_names(served):
     assert collection(features(5)).keys() == names
 
 
+def test_weights_of_a_feature_of_two_tables_get_gradients_of_both(served):
+    _, _, store = served
+    names = [f"bags.embedding_bags.{name}.weight" for name in ("words", "shared")]
+    tables = [TableFeatures(name, ("query",)) for name in names]
+    ids, weights = torch.tensor([3, 4, 3]), torch.ones(3, requires_grad=True)
+    offsets = torch.tensor([0, 2, 3])
+    EmbeddingBagCollection(store, tables)(["query"], ids, offsets, weights).sum().backward()
+    rows = [torch.from_numpy(store[name].lookup(ids.numpy())) for name in names]
+    torch.testing.assert_close(weights.grad, torch.cat(rows, dim=1).sum(dim=1))
+
+
 def test_other_arguments_are_refused(served):
     _, _, store = served
     given = features(6)
