@@ -208,7 +208,8 @@ def _blank(table: Table, padding: int | None, zeros: bool | None) -> int:
 def _encoding_of(table: Table, row: int) -> str:
     if len(table.tiers) == 1:
         return table.tiers[0].encoding.name
-    rowmap = table.arrays[-1]
+    rowmap = table.rowmap
+    assert rowmap is not None
     block = row // ROWS_PER_BLOCK
     tiers = kernels.rowmap_tiers(rowmap[block : block + 1])
     return table.tiers[int(tiers[row % ROWS_PER_BLOCK])].encoding.name
