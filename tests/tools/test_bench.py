@@ -8,16 +8,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import floor, memory, resume, sizing
+from benchmarks import fleets, floor, memory, resume, sizing, traffic, traffic_ours
+from benchmarks.bars import Bar
 from benchmarks.check import Truth, WrongAnswerError
 from benchmarks.data import draw, generate, make_work
 from benchmarks.ours import Ours
 from benchmarks.processes import watched
 from benchmarks.report import Result, markdown
 from benchmarks.sizing import Cost
-from benchmarks.timing import Claim, Contender, Effort, best_of, figure, measure, ratios
+from benchmarks.timing import (
+    Claim,
+    Contender,
+    Effort,
+    best_of,
+    figure,
+    measure,
+    measure_each,
+    ratios,
+)
 from benchmarks.workers import Input, Shared, Way
 
+import sharkstore
 from sharkstore.kernels import reference
 
 TOP = Path(__file__).resolve().parents[2]
@@ -92,6 +103,14 @@ def test_lanes_share_a_batch():
     measure([both], Effort(3, 0, 4))
     assert sum(done) == 0
     assert len(done) == 6
+
+
+def test_every_single_request_of_a_turn_is_timed():
+    slow, fast = contender("slow", busy(100_000)), contender("fast", busy(1))
+    found = measure_each([slow, fast], Effort(3, 0.0005, 4))
+    assert [len(turn) for turn in found["slow"]] == [1, 1, 1]
+    assert all(len(turn) > 10 for turn in found["fast"])
+    assert min(min(turn) for turn in found["slow"]) > 0.0005
 
 
 # --- data --------------------------------------------------------------------------------------
@@ -293,3 +312,123 @@ def test_the_sizing_note_multiplies_what_one_worker_costs():
     assert row == (
         "| `--budget 5%` | 0.16 | 16.7 | 100.0 | 116.7 | 40 | 3.21 | 210 | 5.71 | 0.459 | 72 |"
     )
+
+
+# --- requests of many tables -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return traffic.generate(tmp_path_factory.mktemp("serve"), 3, 500, 16)
+
+
+def test_a_bar_says_whether_it_is_met():
+    assert str(Bar("a", 5.25, 5)) == "- a: 5.25 × (bar 5)"
+    assert str(Bar("a", 4.9, 5)) == "- a: **4.9 × (bar 5): missed**"
+    assert str(Bar("a", 12.0, 15, "µs")) == "- a: 12 µs (bar 15)"
+    assert not Bar("a", 16.0, 15, "µs").met
+
+
+def test_a_rotation_has_all_ids_of_a_request_table_after_table(model):
+    few, many = (traffic.make_requests(model, "uniform", batch, 2) for batch in (7, 200_000))
+    assert len(few.ids) > len(many.ids) == 1
+    assert few.offsets.tolist() == list(range(0, 3 * 7 * 2 + 1, 2))
+    parts = few.split(few.ids[0])
+    assert [len(part) for part in parts] == [14] * 3
+    assert np.array_equal(np.concatenate(parts), few.ids[0])
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_answer_with_two_samples_exchanged_is_refused(model, joined):
+    requests = traffic.make_requests(model, "zipf", 40, 2)
+    with sharkstore.open(model.store("int8")) as store:
+        truth = traffic.Truth(model, store)
+        request = store.request(model.names)
+
+        def answer(index, order):
+            found = request(requests.ids[index], requests.offsets)[order]
+            return found if joined else np.split(found, 3, axis=1)
+
+        right = np.arange(40)
+        truth.check([Contender("us", (lambda i: answer(i, right),), 1, Claim("stored"))], requests)
+        for a, b in ((0, 39), (1, 2)):
+            wrong = right.copy()
+            wrong[[a, b]] = b, a
+            one = Contender("they", (lambda i, o=wrong: answer(i, o),), 1, Claim("stored"))
+            with pytest.raises(WrongAnswerError, match="they"):
+                truth.check([one], requests)
+
+
+@pytest.mark.parametrize("pooled", [1, 3])
+def test_the_floor_of_requests_gathers_the_rows_of_all_tables(model, pooled):
+    requests = traffic.make_requests(model, "uniform", 30, pooled)
+    effort = Effort(1, 0.0005, len(requests.ids))
+    with sharkstore.open(model.store("f32")) as store:
+        low = traffic_ours.RequestFloor(store, requests, model.folder, effort)
+        (best,) = low.contenders_of_requests()
+        got = best.lanes[0](0)
+        wanted = store.request(model.names)(requests.ids[0], requests.offsets)
+        assert np.allclose(np.concatenate(np.split(wanted, 3, axis=1)), got, atol=1e-6)
+
+
+def test_memory_of_a_process_is_what_the_system_tells():
+    before = fleets.rollup(os.getpid())
+    held = np.ones(64 << 20, np.uint8)
+    after = fleets.rollup(os.getpid())
+    assert set(after) == set(fleets.FIELDS)
+    assert after["Rss"] - before["Rss"] > 0.9 * held.nbytes
+    assert fleets.rollup(0) == {}
+
+
+FEW = ("--tables", "3,4", "--rows", 400, "--dim", 16, "--quick", "--repeats", 1)
+
+
+def test_serve_end_to_end(tmp_path):
+    done = bench("serve", *FEW, "--only", "floor,nn,float", "--json", "--dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    kinds = {(one["tables"], one["pooled"], one["batch"]) for one in found["requests"]}
+    assert kinds == {(t, p, b) for t in (3, 4) for p in (1, 20) for b in (1, 64)}
+    names = {one["contender"] for one in found["requests"]}
+    assert {"store.request", "floor", "replace_embeddings", "nn.EmbeddingBag fp32"} <= names
+    assert all(0 < one["p50_s"] <= one["p99_s"] for one in found["requests"])
+    processes = {(one["way"], one["processes"]) for one in found["processes"]}
+    assert processes == {(w, n) for w in ("sharkstore", "nn.EmbeddingBag") for n in (1, 2)}
+    assert all(len(one["memory"]) == one["processes"] for one in found["processes"])
+    assert {one["title"] for one in found["dlrm"]} == {"the embedding part", "the whole model"}
+    assert any("nn.EmbeddingBag" in bar["what"] for bar in found["bars"])
+    assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT_PEERS = """
+from benchmarks import peers
+from benchmarks.__main__ import cli
+peers.missing = lambda: ["torch", "fbgemm"]
+cli()
+"""
+
+
+def test_serve_without_peers_says_so(tmp_path):
+    done = bench("serve", *FEW, "--dir", tmp_path, code=WITHOUT_PEERS)
+    assert done.returncode == 0, done.stderr
+    assert "Not installed, so left out: torch, fbgemm." in done.stdout
+    assert "| **store.request**, µs |" in done.stdout
+    assert "- 3 tables of 400 × 16, uniform ids, batch 1: store.request: " in done.stdout
+    assert "nn.EmbeddingBag" not in done.stdout
+
+
+WRONG_TABLES = """
+from benchmarks import traffic_torch
+from benchmarks.__main__ import cli
+usual = traffic_torch.Tables.forward
+traffic_torch.Tables.forward = lambda self, ids, starts: usual(self, ids, starts)[::-1]
+cli()
+"""
+
+
+def test_tables_that_answer_for_one_another_end_the_run(tmp_path):
+    some = ("--only", "float", "--section", "requests", "--dir", tmp_path)
+    done = bench("serve", *FEW, *some, code=WRONG_TABLES)
+    assert done.returncode == 1
+    assert "wrong answer: nn.EmbeddingBag fp32" in done.stderr
+    assert "###" not in done.stdout

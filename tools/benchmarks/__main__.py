@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
+from benchmarks import answering, measuring, opening
 from benchmarks import convert as conversions
 from benchmarks import lookup as lookups
-from benchmarks import measuring, opening
+from benchmarks import serve as serving
 from benchmarks import small as calls
 from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
@@ -63,6 +64,10 @@ def _tiers(
     except PlanError as error:
         raise click.BadParameter(str(error)) from error
     return values
+
+
+def _one_tiers(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    return _tiers(context, parameter, (value,))[0]
 
 
 @contextmanager
@@ -166,6 +171,76 @@ def importance(*, repeats: int, quick: bool, as_json: bool) -> None:
     loops = [Loop((16,), sparse=True, fields=3, rows=1000, batch=64)] if quick else measuring.LOOPS
     results = measuring.run(loops, Effort(2 if quick else repeats, 0.005))
     click.echo(measuring.as_json(results) if as_json else measuring.text(results))
+
+
+@main.command()
+@click.option("--tables", type=Words(int), help="Of a request; 26,300 when left out.")
+@click.option("--rows", type=click.IntRange(1), help="Of each table.")
+@click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="Values a row.")
+@click.option(
+    "--tiers", callback=_one_tiers, default=SAME, show_default=True, help="As for convert."
+)
+@click.option("--batch", type=Words(int), help="Samples; 1,64,512,2048,4096 when left out.")
+@click.option("--pooled", type=Words(int), default="1,20", show_default=True, help="Ids a bag.")
+@click.option(
+    "--distribution",
+    type=Words(str, ("zipf", "uniform")),
+    default="uniform",
+    show_default=True,
+    help="Of ids.",
+)
+@click.option(
+    "--threads", type=Words(int), default="1,2", show_default=True, help="Of store.request."
+)
+@click.option("--processes", type=Words(int), help="At a time; 1,2,4 when left out.")
+@click.option(
+    "--only",
+    type=Words(str, tuple(answering.GROUPS)),
+    default=",".join(answering.GROUPS),
+    help="Groups of peers.",
+)
+@click.option(
+    "--section",
+    type=Words(str, serving.SECTIONS),
+    default=",".join(serving.SECTIONS),
+    show_default=True,
+)
+@click.option("--repeats", type=click.IntRange(1), help="Rounds.")
+@click.option("--quick", is_flag=True, help="Small tables and short turns: is all in order?")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), help="For tables and stores.")
+@click.option("--keep", is_flag=True, help="Leave them there, for a quick next run.")
+@click.option("--json", "as_json", is_flag=True, help="All figures, as JSON.")
+def serve(
+    *,
+    tables: tuple[int, ...] | None,
+    rows: int | None,
+    batch: tuple[int, ...] | None,
+    distribution: tuple[str, ...],
+    processes: tuple[int, ...] | None,
+    only: tuple[str, ...],
+    section: tuple[str, ...],
+    repeats: int | None,
+    quick: bool,
+    folder: Path | None,
+    keep: bool,
+    as_json: bool,
+    **which: Any,
+) -> None:
+    """Requests of many tables, one process and several, and a DLRM, beside peers."""
+    usual = Effort(3, 0.004, 64) if quick else Effort(9, 0.05, 4096)
+    with work_folder(folder, keep=keep) as made:
+        options = answering.Options(
+            tables=tables or ((3, 5) if quick else (26, 300)),
+            rows=rows or (2000 if quick else None),
+            batch=batch or ((1, 64) if quick else (1, 64, 512, 2048, 4096)),
+            distributions=distribution,
+            groups=only,
+            effort=Effort(repeats or usual.rounds, usual.seconds, usual.batches),
+            folder=made,
+            **which,
+        )
+        found = serving.run(options, section, processes or ((1, 2) if quick else (1, 2, 4)))
+    click.echo(serving.as_json(found) if as_json else serving.text(found))
 
 
 def _cases(

@@ -44,7 +44,7 @@ class Truth:
                     self._check_one(contender, work, index, list(wanted.values()))
 
     def _check_one(
-        self, contender: Contender, work: Work, index: int, wanted: Sequence[_Wanted]
+        self, contender: Contender, work: Work, index: int, wanted: Sequence[Wanted]
     ) -> None:
         lanes = len(contender.lanes)
         parts = work.parts if lanes == len(work.parts) else (work.whole,)
@@ -56,7 +56,7 @@ class Truth:
             got = np.asarray(lane(index))
             one.compare(contender, got)
 
-    def _wanted(self, part: Part, index: int) -> _Wanted:
+    def _wanted(self, part: Part, index: int) -> Wanted:
         if part.offsets is None:
             ids, offsets = part.ids[index][:CHECKED], None
         else:
@@ -65,12 +65,17 @@ class Truth:
         source = self.source.values()[ids]
         stored = np.empty_like(source)
         reference.lookup(self.view, ids, stored)
-        return _Wanted(part.out.shape, offsets, source, stored)
+        return Wanted(part.out.shape, offsets, source, stored)
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """Rows of the checked ids: float32 in the source, and as the store's reference has them."""
+class Wanted:
+    """Rows of the checked ids: float32 in the source, and as the store's reference has them.
+
+    Args:
+        shape: of the whole answer, which starts with what is checked.
+        offsets: of the checked bags; None for lookups.
+    """
 
     shape: tuple[int, ...]
     offsets: NDArray[np.int64] | None

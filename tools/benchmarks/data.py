@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,12 +21,12 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 Shape = Literal["lookup", "bag"]
 
+CHECKPOINT = "model.safetensors"
 TABLE = "emb"
 EXPONENT = 1.05
 BAG = 20
 BLOCK_BYTES = 64 << 20
-# so that rows start on cache lines, and pages, also where the file is mapped
-DATA_AT = 4096
+DATA_AT = 4096  # bytes that the header has for each tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Source:
     @property
     def checkpoint(self) -> Path:
         """The safetensors file."""
-        return self.folder / "model.safetensors"
+        return self.folder / CHECKPOINT
 
     def blocks(self) -> Iterator[tuple[int, F32]]:
         """First row and values of consecutive blocks."""
@@ -55,15 +55,20 @@ class Source:
 
     def values(self) -> F32:
         """The table in float32, mapped."""
-        return memory.map_file(self.checkpoint, (self.rows, self.dim), np.float32, DATA_AT)
+        return memory.map_file(self.checkpoint, (self.rows, self.dim), np.float32, data_at(1))
 
     def store(self, tiers: str) -> Path:
         """A store of the table, converted on first use."""
-        path = self.folder / (tiers.replace("=", "").replace("%", "").replace(",", "-") + ".shark")
-        if not path.exists():
-            stats = self.folder / "stats.safetensors"
-            convert_checkpoint(self.checkpoint, path, tiers=tiers, stats=stats)
-        return path
+        return store_in(self.folder, tiers)
+
+
+def store_in(folder: Path, tiers: str) -> Path:
+    """A store of the checkpoint in a folder, converted on first use."""
+    path = folder / (tiers.replace("=", "").replace("%", "").replace(",", "-") + ".shark")
+    if not path.exists():
+        stats = folder / "stats.safetensors"
+        convert_checkpoint(folder / CHECKPOINT, path, tiers=tiers, stats=stats)
+    return path
 
 
 def generate(root: Path, rows: int, dim: int) -> Source:
@@ -71,16 +76,20 @@ def generate(root: Path, rows: int, dim: int) -> Source:
     source = Source(root / f"{rows}x{dim}", rows, dim)
     if source.checkpoint.exists():
         return source
-    source.folder.mkdir(parents=True, exist_ok=True)
+    write_folder(source.folder, (TABLE,), rows, dim)
+    return source
+
+
+def write_folder(folder: Path, names: Sequence[str], rows: int, dim: int) -> None:
+    """A checkpoint of tables alike, and stats with their rows' priorities."""
+    folder.mkdir(parents=True, exist_ok=True)
     priority = np.empty(rows, np.float32)
     priority[by_use(rows)] = 1e9 * _weights(rows)
-    _write(
-        source.folder / "stats.safetensors", f"tables/{TABLE}/priority", (rows,), iter([priority])
-    )
-    partial = source.folder / "partial"
-    _write(partial, TABLE, (rows, dim), _values(rows, dim))
-    partial.rename(source.checkpoint)
-    return source
+    keys = [f"tables/{name}/priority" for name in names]
+    _write(folder / "stats.safetensors", keys, (rows,), iter([priority] * len(names)))
+    partial = folder / "partial"
+    _write(partial, names, (rows, dim), _values(rows * len(names), dim))
+    partial.rename(folder / CHECKPOINT)
 
 
 def _values(rows: int, dim: int) -> Iterator[F32]:
@@ -94,14 +103,23 @@ def _values(rows: int, dim: int) -> Iterator[F32]:
         yield block
 
 
-def _write(path: Path, name: str, shape: tuple[int, ...], blocks: Iterator[F32]) -> None:
+def _write(path: Path, names: Sequence[str], shape: tuple[int, ...], blocks: Iterator[F32]) -> None:
+    """A safetensors file of float32 tensors of one shape, one behind the other."""
     size = 4 * int(np.prod(shape))
-    entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]}
-    header = json.dumps({name: entry}).encode().ljust(DATA_AT - 8)
+    entries = {
+        name: {"dtype": "F32", "shape": list(shape), "data_offsets": [at * size, (at + 1) * size]}
+        for at, name in enumerate(names)
+    }
+    header = json.dumps(entries).encode().ljust(data_at(len(names)) - 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         for block in blocks:
             file.write(block.data)
+
+
+def data_at(tables: int) -> int:
+    """Where the first tensor starts in a file of so many: rows lie on cache lines, and pages."""
+    return DATA_AT * tables
 
 
 def by_use(rows: int) -> I64:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import memory
-from benchmarks.data import I64, Part, Work
+from benchmarks.data import F32, I64, Part, Work
 from benchmarks.timing import Claim, Contender, Effort, Lane, best_of
 from sharkstore.kernels import TableView, reference
 
@@ -116,13 +116,7 @@ class Floor:
         return best_of(variants, self._effort)
 
     def _entries(self, ids: I64) -> NDArray[np.uint64]:
-        """Where each row lies, and its tier in the upper four bits."""
-        tiers, slots = reference.resolve(self._view, ids)
-        starts = np.array([memory.address(tier.data) for tier in self._view.tiers], np.uint64)
-        widths = np.array([tier.data.shape[1] for tier in self._view.tiers], np.uint64)
-        where = starts[tiers] + slots.astype(np.uint64) * widths[tiers]
-        entries: NDArray[np.uint64] = where | tiers.astype(np.uint64) << np.uint64(60)
-        return entries
+        return entries_of(self._view, ids)
 
     def _lane(
         self, part: Part, entries: Sequence[NDArray[np.uint64]], setting: Setting, *, mapped: bool
@@ -149,12 +143,23 @@ class Floor:
             )
             for task in tasks
         ]
-        kept = (entries, tasks)  # what the calls point at
+        kept = (part, entries, tasks)  # what the calls point at
 
-        def run(index: int, _kept: object = kept) -> None:
+        def run(index: int, _kept: object = kept) -> F32:
             calls[index]()
+            return part.out
 
         return run
+
+
+def entries_of(view: TableView, ids: I64) -> NDArray[np.uint64]:
+    """Where each row lies, and its tier in the upper four bits."""
+    tiers, slots = reference.resolve(view, ids)
+    starts = np.array([memory.address(tier.data) for tier in view.tiers], np.uint64)
+    widths = np.array([tier.data.shape[1] for tier in view.tiers], np.uint64)
+    where = starts[tiers] + slots.astype(np.uint64) * widths[tiers]
+    entries: NDArray[np.uint64] = where | tiers.astype(np.uint64) << np.uint64(60)
+    return entries
 
 
 def _build(view: TableView, folder: Path, cache: int) -> Path:

@@ -45,7 +45,7 @@ def contender(
             work.count,
             claim,
             ", ".join([*notes, f"{spelled} ids", *said]),
-            partial(_threads, threads),
+            partial(set_threads, threads),
         )
         for parts, threads, said in ways
         for spelled, dtype in DTYPES.items()
@@ -53,7 +53,7 @@ def contender(
     return best_of(variants, effort)
 
 
-def _threads(count: int) -> None:
+def set_threads(count: int) -> None:
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 

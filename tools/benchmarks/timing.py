@@ -89,6 +89,30 @@ def measure(contenders: Sequence[Contender], effort: Effort) -> dict[str, list[f
     return found
 
 
+def measure_each(contenders: Sequence[Contender], effort: Effort) -> dict[str, list[list[float]]]:
+    """Seconds of every single batch of each contender's first lane, by name, turn by turn."""
+    counts = [_turn_length(contender, effort) for contender in contenders]
+    found: dict[str, list[list[float]]] = {contender.name: [] for contender in contenders}
+    chance = random.Random(0)
+    with quiet():
+        for _ in range(effort.rounds):
+            for contender, count in zip(contenders, counts, strict=True):
+                order = _rotation(chance.randrange(effort.batches), count, effort.batches)
+                contender.prepare()
+                found[contender.name].append(each(contender.lanes[0], order))
+    return found
+
+
+def each(lane: Lane, order: Sequence[int]) -> list[float]:
+    """Seconds of every batch."""
+    seconds, clock = [], time.perf_counter
+    for index in order:
+        begin = clock()
+        lane(index)
+        seconds.append(clock() - begin)
+    return seconds
+
+
 def best_of(variants: Sequence[Contender], effort: Effort) -> Contender:
     """The fastest of some settings of one contender: a heat of all, and a final of the best."""
     for rounds, most in ((3, FINALISTS), (7, 1)):
