@@ -380,24 +380,39 @@ def test_memory_of_a_process_is_what_the_system_tells():
     assert fleets.rollup(0) == {}
 
 
-FEW = ("--tables", "3,4", "--rows", 400, "--dim", 16, "--quick", "--repeats", 1)
+FEW = ("--rows", 400, "--dim", 16, "--batch", "1,9", "--processes", 2, "--quick", "--repeats", 1)
 
 
 def test_serve_end_to_end(tmp_path):
-    done = bench("serve", *FEW, "--only", "floor,nn,float", "--json", "--dir", tmp_path)
+    some = ("--tables", "3,4", "--only", "floor,nn,float", "--json", "--dir", tmp_path)
+    done = bench("serve", *FEW, *some)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     kinds = {(one["tables"], one["pooled"], one["batch"]) for one in found["requests"]}
-    assert kinds == {(t, p, b) for t in (3, 4) for p in (1, 20) for b in (1, 64)}
+    assert kinds == {(t, p, b) for t in (3, 4) for p in (1, 20) for b in (1, 9)}
     names = {one["contender"] for one in found["requests"]}
     assert {"store.request", "floor", "replace_embeddings", "nn.EmbeddingBag fp32"} <= names
     assert all(0 < one["p50_s"] <= one["p99_s"] for one in found["requests"])
     processes = {(one["way"], one["processes"]) for one in found["processes"]}
-    assert processes == {(w, n) for w in ("sharkstore", "nn.EmbeddingBag") for n in (1, 2)}
+    assert processes == {("sharkstore", 2), ("nn.EmbeddingBag", 2)}
     assert all(len(one["memory"]) == one["processes"] for one in found["processes"])
     assert {one["title"] for one in found["dlrm"]} == {"the embedding part", "the whole model"}
     assert any("nn.EmbeddingBag" in bar["what"] for bar in found["bars"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cold_rows_end_to_end(tmp_path):
+    some = ("--cold", "--cold-size", 0.1, "--quick", "--repeats", 1, "--json", "--dir", tmp_path)
+    done = bench("serve", *some)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["requests"] == found["processes"] == found["dlrm"] == []
+    cold = found["cold"]
+    assert [len(turn) for turns in cold["seconds"].values() for turn in turns] == [4] * 4
+    assert cold["cached"] < 0.01
+    assert 0 < cold["peak"] <= 1.1 * cold["max_resident"]
+    assert cold["dropped"] > 0
+    assert len(found["bars"]) == 3
 
 
 WITHOUT_PEERS = """
@@ -409,7 +424,7 @@ cli()
 
 
 def test_serve_without_peers_says_so(tmp_path):
-    done = bench("serve", *FEW, "--dir", tmp_path, code=WITHOUT_PEERS)
+    done = bench("serve", *FEW, "--tables", 3, "--dir", tmp_path, code=WITHOUT_PEERS)
     assert done.returncode == 0, done.stderr
     assert "Not installed, so left out: torch, fbgemm." in done.stdout
     assert "| **store.request**, µs |" in done.stdout
@@ -427,7 +442,7 @@ cli()
 
 
 def test_tables_that_answer_for_one_another_end_the_run(tmp_path):
-    some = ("--only", "float", "--section", "requests", "--dir", tmp_path)
+    some = ("--tables", 3, "--only", "float", "--section", "requests", "--dir", tmp_path)
     done = bench("serve", *FEW, *some, code=WRONG_TABLES)
     assert done.returncode == 1
     assert "wrong answer: nn.EmbeddingBag fp32" in done.stderr

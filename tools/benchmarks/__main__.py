@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,8 @@ from benchmarks.check import WrongAnswerError
 from benchmarks.data import Shape
 from benchmarks.lookup import ALL, CODES, MIX, QUANTISED, SAME, USUAL, Case, Options
 from benchmarks.measuring import Loop
+from benchmarks.options import Words, check_one_tiers, check_tiers, work_folder
 from benchmarks.timing import Effort
-from sharkstore.errors import PlanError
-from sharkstore.plan.tiers import parse_tiers
 
 MILLION = 1_000_000
 
@@ -32,63 +28,13 @@ def main() -> None:
     """Measure sharkstore beside its peers."""
 
 
-class Words(click.ParamType[tuple[Any, ...]]):
-    """Words, or numbers, with commas between them."""
-
-    name = "a,b,…"
-
-    def __init__(self, kind: type, known: tuple[str, ...] = ()) -> None:
-        self._kind = kind
-        self._known = known
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        words = value.split(",")
-        for word in words:
-            if self._known and word not in self._known:
-                self.fail(f"{word!r} is not known; {', '.join(self._known)} are", param, ctx)
-        try:
-            return tuple(self._kind(word.replace("_", "")) for word in words)
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers", param, ctx)
-
-
-def _tiers(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Refused before minutes go into a table."""
-    try:
-        for value in values:
-            parse_tiers(value)
-    except PlanError as error:
-        raise click.BadParameter(str(error)) from error
-    return values
-
-
-def _one_tiers(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    return _tiers(context, parameter, (value,))[0]
-
-
-@contextmanager
-def work_folder(path: Path | None, *, keep: bool) -> Iterator[Path]:
-    """A folder for what is generated; removed at the end unless kept."""
-    if path is not None:
-        path.mkdir(parents=True, exist_ok=True)
-    if keep and path is not None:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="sharkstore-bench-", dir=path or "/var/tmp") as made:
-        yield Path(made)
-
-
 @main.command()
 @click.option("--rows", type=Words(int), help="Rows of the tables.")
 @click.option("--dim", type=Words(int), help="Values a row.")
 @click.option(
     "--tiers",
     multiple=True,
-    callback=_tiers,
+    callback=check_tiers,
     help=f"As for sharkstore convert; {MIX} when left out.",
 )
 @click.option(
@@ -178,7 +124,7 @@ def importance(*, repeats: int, quick: bool, as_json: bool) -> None:
 @click.option("--rows", type=click.IntRange(1), help="Of each table.")
 @click.option("--dim", type=click.IntRange(1), default=64, show_default=True, help="Values a row.")
 @click.option(
-    "--tiers", callback=_one_tiers, default=SAME, show_default=True, help="As for convert."
+    "--tiers", callback=check_one_tiers, default=SAME, show_default=True, help="As for convert."
 )
 @click.option("--batch", type=Words(int), help="Samples; 1,64,512,2048,4096 when left out.")
 @click.option("--pooled", type=Words(int), default="1,20", show_default=True, help="Ids a bag.")
@@ -202,9 +148,11 @@ def importance(*, repeats: int, quick: bool, as_json: bool) -> None:
 @click.option(
     "--section",
     type=Words(str, serving.SECTIONS),
-    default=",".join(serving.SECTIONS),
+    default=",".join(serving.USUAL),
     show_default=True,
 )
+@click.option("--cold", is_flag=True, help="Cold data, instead of the other sections.")
+@click.option("--cold-size", type=click.FloatRange(min=0, min_open=True), help="GB; 2 if left out.")
 @click.option("--repeats", type=click.IntRange(1), help="Rounds.")
 @click.option("--quick", is_flag=True, help="Small tables and short turns: is all in order?")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="For tables and stores.")
@@ -219,6 +167,8 @@ def serve(
     processes: tuple[int, ...] | None,
     only: tuple[str, ...],
     section: tuple[str, ...],
+    cold: bool,
+    cold_size: float | None,
     repeats: int | None,
     quick: bool,
     folder: Path | None,
@@ -239,7 +189,9 @@ def serve(
             folder=made,
             **which,
         )
-        found = serving.run(options, section, processes or ((1, 2) if quick else (1, 2, 4)))
+        fleets = processes or ((1, 2) if quick else (1, 2, 4))
+        size = int((cold_size or (0.2 if quick else 2)) * 1e9)
+        found = serving.run(options, ("cold",) if cold else section, fleets, size)
     click.echo(serving.as_json(found) if as_json else serving.text(found))
 
 

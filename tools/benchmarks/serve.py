@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from benchmarks import answering, fleets, floor, machine, peers, report
+from benchmarks import answering, cold, fleets, floor, machine, peers, report
 from benchmarks.answering import Answered, Options
 from benchmarks.bars import Bar
+from benchmarks.cold import Cold
 from benchmarks.data import EXPONENT
 from benchmarks.fleets import Fleet
 from benchmarks.report import Result
@@ -18,7 +19,9 @@ from benchmarks.timing import figure
 from benchmarks.traffic import CHECKED
 from benchmarks.traffic_ours import OURS
 
-SECTIONS = ("requests", "processes", "dlrm")
+USUAL = ("requests", "processes", "dlrm")
+SECTIONS = (*USUAL, "cold")
+COLD_ROUNDS = 3
 
 
 @dataclass(slots=True)
@@ -29,16 +32,24 @@ class Found:
     requests: list[Answered] = field(default_factory=list)
     processes: list[Fleet] = field(default_factory=list)
     dlrm: list[Result] = field(default_factory=list)
+    cold: Cold | None = None
 
     def bars(self) -> list[Bar]:
         """What has to be reached, and was measured."""
         tables = self.options.tables[0]
         found = [bar for one in self.requests for bar in _bars(one, tables)]
-        return found + [bar for one in self.dlrm for bar in _dlrm().bars(one)]
+        found += [bar for one in self.dlrm for bar in _dlrm().bars(one)]
+        return found + (cold.bars(self.cold) if self.cold else [])
 
 
-def run(options: Options, sections: Sequence[str], processes: Sequence[int]) -> Found:
-    """Measure some sections."""
+def run(
+    options: Options, sections: Sequence[str], processes: Sequence[int], cold_size: int
+) -> Found:
+    """Measure some sections.
+
+    Args:
+        cold_size: bytes of the store that is read cold.
+    """
     found = Found(options)
     if "requests" in sections:
         found.requests = answering.run(options)
@@ -46,6 +57,9 @@ def run(options: Options, sections: Sequence[str], processes: Sequence[int]) -> 
         found.processes = fleets.run(options, processes)
     if "dlrm" in sections and "torch" not in peers.missing():
         found.dlrm = _dlrm().run(options)
+    if "cold" in sections:
+        rounds = min(COLD_ROUNDS, options.effort.rounds)
+        found.cold = cold.run(cold_size, rounds, options.folder / "cold")
     return found
 
 
@@ -78,6 +92,8 @@ def text(found: Found) -> str:
         parts.append(fleets.text(found.processes))
     if found.dlrm:
         parts.append(_dlrm().text(found.dlrm))
+    if found.cold:
+        parts.append(cold.text(found.cold))
     if bars := found.bars():
         parts.append("\n".join(["### Bars", "", *map(str, bars)]))
     absent = [peer for peer in peers.missing() if peer in ("torch", "fbgemm")]
@@ -112,6 +128,7 @@ def as_json(found: Found) -> str:
         "requests": answering.document(found.requests),
         "processes": fleets.document(found.processes),
         "dlrm": report.document(found.dlrm),
+        "cold": cold.document(found.cold) if found.cold else None,
         "bars": [bar.document() for bar in found.bars()],
     }
     return json.dumps(document, indent=2)

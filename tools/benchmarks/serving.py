@@ -19,7 +19,6 @@ from benchmarks.timing import Lane, quiet
 from benchmarks.traffic import Model, Requests
 
 IDS = 500_000  # of the requests in rotation
-BLOCK = 4096  # rows that are read at a time: so that little memory is left of it
 
 # opens tables and reads all of them: what answers a request, and their bytes
 Open = Callable[[], tuple[Lane, int]]
@@ -52,9 +51,7 @@ def _store(requests: Requests) -> Open:
     def tables() -> tuple[Lane, int]:
         model, ids, offsets = requests.model, requests.ids, requests.offsets
         store = sharkstore.open(model.folder)
-        for table in store.values():
-            for start in range(0, model.rows, BLOCK):
-                table.lookup(np.arange(start, min(start + BLOCK, model.rows)))
+        store.warm()
         request = store.request(model.names)
         out = request.empty(requests.batch)
         return lambda i: request(ids[i], offsets, out=out), store.nbytes

@@ -110,6 +110,7 @@ def make_requests(
 
 def make_present(store: Store) -> str:
     """Bring a store's rows in; how the largest array lies in memory."""
+    store.warm()
     arrays = [tier.data for table in store.values() for tier in view_of(table).tiers]
     for array in arrays:
         memory.make_present(array)
