@@ -22,7 +22,7 @@ from benchmarks.traffic_ours import OURS, RequestFloor
 from sharkstore.load.store import Store
 
 # rows of all tables together, at most: with all peers they take 7 bytes a value
-ROWS = 6_000_000
+ROWS = 4_500_000
 # of requests of so many ids there are fewer rounds
 MANY = ((4_000_000, 3), (1_000_000, 5))
 THREADED = 2048  # samples of the requests that peers answer by several threads, too

@@ -20,7 +20,7 @@ from sharkstore.load.store import Store
 
 OURS = "store.request"
 ONE_SHOT, BY_TABLE = "store.embedding_bags", "Table.embedding_bag, one by one"
-# ids of a request from which two settings of the floor are tried instead of all
+# ids of a request from which not all settings of the floor are tried
 LARGE = 1_000_000
 
 
@@ -85,8 +85,8 @@ class RequestFloor(Floor):
         large = len(requests.ids[0]) >= LARGE
         # one tier leaves nothing to branch on
         branching = (False,) if len(self._views[0].tiers) == 1 else (True, False)
-        tried = product(branching, (True,), AHEAD, CACHES[:1]) if large else None
-        tried = tried or product(branching, (True, False), AHEAD, CACHES)
+        # large answers are best written past the caches
+        tried = product(branching, (True,) if large else (True, False), AHEAD, CACHES)
         best = self.contender(NAME, work, [Setting(*one) for one in tried], mapped=False)
         return [replace(best, items=1)]
 
