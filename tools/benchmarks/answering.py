@@ -27,8 +27,17 @@ ROWS = 4_500_000
 MANY = ((4_000_000, 3), (1_000_000, 5))
 THREADED = 2048  # samples of the requests that peers answer by several threads, too
 
-# group: the module that its peers need
-GROUPS = {"floor": "", "nn": "torch", "float": "torch", "quantized": "torch", "fbgemm": "fbgemm"}
+# contenders on any requests, on a number of threads
+Makers = Callable[[Requests, int], list[Contender]]
+
+# group: the module and function that make it, and the import that it needs
+GROUPS = {
+    "floor": ("", "", ""),
+    "nn": ("traffic_torch", "ours", "torch"),
+    "float": ("traffic_torch", "floats", "torch"),
+    "quantized": ("traffic_torch", "quantised", "torch"),
+    "fbgemm": ("traffic_fbgemm", "tables", "fbgemm"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,35 +124,26 @@ def _no_gradients() -> AbstractContextManager[Any]:
 
 def installed(group: str) -> bool:
     """Whether what a group needs is installed."""
-    return GROUPS[group] not in peers.missing()
+    return GROUPS[group][2] not in peers.missing()
 
 
-def _peers(model: Model, store: Store, note: str, options: Options) -> list[Any]:
-    """What answers requests beside `store.request`, in memory for a while."""
-    groups = [group for group in options.groups if installed(group)]
-    makers = []
+def _peers(model: Model, store: Store, note: str, options: Options) -> dict[str, Makers]:
+    """What answers requests beside `store.request`, by group; in memory while it is held."""
+    groups = [group for group in options.groups if group != "floor" and installed(group)]
+    found: dict[str, Makers] = {}
     for group in steps(groups, f"{model.title}: peers"):
-        if group == "nn":
-            makers.append(_module("traffic_torch").ours(model, store, note))
-        elif group == "float":
-            makers.append(_module("traffic_torch").floats(model, options.effort))
-        elif group == "quantized":
-            makers.append(_module("traffic_torch").quantised(model, options.effort))
-        elif group == "fbgemm":
-            makers.append(_module("traffic_fbgemm").tables(model, options.effort))
-    return makers
-
-
-def _module(name: str) -> Any:
-    # torch and FBGEMM are imported where they are measured, if they are there
-    return import_module(f"benchmarks.{name}")
+        # torch and FBGEMM are imported where they are measured, if they are there
+        module, function, _ = GROUPS[group]
+        make = getattr(import_module(f"benchmarks.{module}"), function)
+        found[group] = make(model, store, note, options.effort)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Contenders:
     store: Store
     note: str
-    makers: Sequence[Callable[[Requests, int], list[Contender]]]
+    makers: dict[str, Makers]
     requests: Requests
     options: Options
 
@@ -155,14 +155,15 @@ class _Contenders:
             effort = effort_of(self.requests, self.options.effort)
             low = RequestFloor(self.store, self.requests, self.options.folder, effort)
             found += low.contenders_of_requests()
-        return found + [one for make in self.makers for one in make(self.requests, 1)]
+        return found + [one for make in self.makers.values() for one in make(self.requests, 1)]
 
     def threaded(self, threads: int) -> list[Contender]:
         """Ours by one thread, then everybody by several."""
         found = traffic_ours.contenders(self.store, self.requests, self.note, (1, threads))[:2]
         return found + [
             replace(one, name=f"{one.name}, {threads} threads")
-            for make in self.makers[-3:]
+            for group, make in self.makers.items()
+            if group != "nn"  # which has no threads
             for one in make(self.requests, threads)
         ]
 

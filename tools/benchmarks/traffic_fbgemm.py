@@ -24,12 +24,13 @@ from benchmarks.peers_fbgemm import KINDS
 from benchmarks.timing import Effort, Lane
 from benchmarks.traffic import Model, Requests
 from benchmarks.traffic_torch import Make, maker
+from sharkstore.load.store import Store
 
 FBGEMM = "FBGEMM TBE int8"
 KIND, CLAIM = KINDS["int8"]
 
 
-def tables(model: Model, effort: Effort) -> Make:
+def tables(model: Model, _store: Store, _note: str, effort: Effort) -> Make:
     """All tables of a model in one operator."""
     specs = [(name, model.rows, model.dim, KIND, EmbeddingLocation.HOST) for name in model.names]
     operator = IntNBitTableBatchedEmbeddingBagsCodegen(

@@ -67,7 +67,7 @@ def collection(model: Model, store: Store) -> EmbeddingBagCollection:
     return EmbeddingBagCollection(store, [TableFeatures(name, (name,)) for name in model.names])
 
 
-def ours(model: Model, store: Store, note: str) -> Make:
+def ours(model: Model, store: Store, note: str, _effort: Effort) -> Make:
     """Modules over a store."""
     together, replaced = collection(model, store), replaced_tables(model, store)
 
@@ -85,14 +85,14 @@ def ours(model: Model, store: Store, note: str) -> Make:
     return make
 
 
-def floats(model: Model, effort: Effort) -> Make:
+def floats(model: Model, _store: Store, _note: str, effort: Effort) -> Make:
     """nn.EmbeddingBag a table."""
     tables = float_tables(model)
     weight: Any = tables.emb[0].weight
     return maker(FLOATS, _by_table(tables), EXACT, memory.pages(weight.numpy()), effort)
 
 
-def quantised(model: Model, effort: Effort) -> Make:
+def quantised(model: Model, _store: Store, _note: str, effort: Effort) -> Make:
     """torch's bags of int8 rows, a table a call."""
     ops = torch.ops.quantized
     width = model.dim + 8
