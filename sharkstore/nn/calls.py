@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from sharkstore.nn.bound import Opened
 
 # values of rows below which another thread costs more than it saves
 SHARED = 1 << 19
+# values of an output that is worth torch's aligned memory
+LARGE = 1 << 14
 
 
 def at_hand(ids: Tensor) -> bool:
@@ -59,13 +62,13 @@ def rows(opened: Opened, table: str, ids: Tensor, blank: int) -> Tensor:
         float32 (*ids.shape, dim).
     """
     given, looked_up = as_array(ids, "ids"), opened.store[table]
+    result, out = empty(*given.shape, looked_up.dim)
     if opened.threads == 1 or given.size * looked_up.dim < SHARED:
-        found = looked_up.lookup(given)
+        looked_up.lookup(given, out)
     else:
         request = opened.request((table,), ("sum",))
-        parts = request.lookups(given.reshape(-1), [0, given.size], threads=opened.threads)
-        found = parts[0].reshape(*given.shape, looked_up.dim)
-    result = as_tensor(found)
+        ends = [0, given.size]
+        request.lookups(given.reshape(-1), ends, out.reshape(-1), threads=opened.threads)
     if blank >= 0:
         result[ids == blank] = 0
     return result
@@ -98,7 +101,7 @@ def bags(
         if given.ndim == 1 and 0 <= end < len(given):  # torch leaves out what lies behind it
             given = given[:end]
             weighed = None if weighed is None else weighed[:end]
-    return as_tensor(_pooled(opened, table, given, starts, weighed, *options))
+    return _pooled(opened, table, given, starts, weighed, *options)
 
 
 def request_bags(
@@ -128,10 +131,11 @@ def request_bags(
     weighed = None if weights is None else as_array(weights.detach(), "per_sample_weights")
     if positions:
         given, starts, weighed = _picked(given, starts, weighed, positions, keys)
-    pooled = request(given, starts, weighed, threads=threads)
+    pooled, out = empty(max(starts.size - 1, 0) // len(request.keys), request.dim)
+    request(given, starts, weighed, out, threads=threads)
     if batch is not None and len(pooled) != batch:
         raise ArgumentError("offsets of another batch size", got=len(pooled), expected=batch)
-    return as_tensor(pooled)
+    return pooled
 
 
 def request_rows(request: Request, threads: int, values: Tensor, counts: Sequence[int]) -> Tensor:
@@ -146,9 +150,9 @@ def request_rows(request: Request, threads: int, values: Tensor, counts: Sequenc
     """
     given, dim = as_array(values, "values"), request.dims[0]
     starts = np.cumsum([0, *counts])
-    out = arguments.fresh_array((given.size, dim), given.size)
+    rows, out = empty(given.size, dim)
     request.lookups(given, starts, out.reshape(-1), threads=threads)
-    return as_tensor(out)
+    return rows
 
 
 def _pooled(
@@ -160,17 +164,21 @@ def _pooled(
     mode: Mode,
     include_last: bool,
     padding: int,
-) -> NDArray[np.float32]:
-    table = opened.store[name]
+) -> Tensor:
+    table, left = opened.store[name], None if padding < 0 else padding
     plain = ids.ndim == 2 if offsets is None else ids.ndim == offsets.ndim == 1
-    fits = weights is None or weights.shape == ids.shape
-    if opened.threads == 1 or ids.size * table.dim < SHARED or not (plain and fits):
-        left = None if padding < 0 else padding
-        return table.embedding_bag(ids, offsets, weights, mode, include_last, left)
-    ends = bag_ends(ids, offsets, include_last=include_last)
-    weighed = None if weights is None else weights.reshape(-1)
-    request = opened.request((name,), (mode,), padding)
-    return request(ids.reshape(-1), ends, weighed, threads=opened.threads)
+    if not plain or (weights is not None and weights.shape != ids.shape):  # it says what is wrong
+        return as_tensor(table.embedding_bag(ids, offsets, weights, mode, include_last, left))
+    bags = len(ids) if offsets is None else max(len(offsets) - include_last, 0)
+    pooled, out = empty(bags, table.dim)
+    if opened.threads == 1 or ids.size * table.dim < SHARED:
+        table.embedding_bag(ids, offsets, weights, mode, include_last, left, out)
+    else:
+        ends = bag_ends(ids, offsets, include_last=include_last)
+        weighed = None if weights is None else weights.reshape(-1)
+        request = opened.request((name,), (mode,), padding)
+        request(ids.reshape(-1), ends, weighed, out, threads=opened.threads)
+    return pooled
 
 
 def bag_ends(
@@ -180,6 +188,15 @@ def bag_ends(
     if offsets is None:
         offsets, include_last = np.arange(len(ids)) * ids.shape[1], False
     return offsets if include_last else np.append(offsets, ids.size)
+
+
+def empty(*shape: int) -> tuple[Tensor, NDArray[np.float32]]:
+    """A tensor to write into, and the array of its memory."""
+    if math.prod(shape) < LARGE:  # numpy is faster
+        array = np.empty(shape, np.float32)
+        return as_tensor(array), array
+    tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
+    return tensor, tensor.numpy()
 
 
 def as_array(given: Tensor, what: str) -> NDArray[Any]:
