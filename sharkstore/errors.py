@@ -5,6 +5,7 @@
     ├── FormatError             (ValueError)         documents break the format: see `.problems`
     │   └── VersionError                             of a newer format than this reader knows
     ├── CorruptStoreError       (OSError)            chunk files missing, or of wrong size or bytes
+    ├── OpenFilesError          (OSError)            more files than a process may have open
     ├── UnknownTableError       (KeyError)           no such table in the store
     ├── IdError                 (IndexError)         a row id outside the table
     ├── ArgumentError           (ValueError)         shapes, offsets or options that don't fit
@@ -79,6 +80,10 @@ class VersionError(FormatError):
 
 class CorruptStoreError(SharkstoreError, OSError):
     code = "corrupt-store"
+
+
+class OpenFilesError(SharkstoreError, OSError):
+    code = "open-files"
 
 
 class UnknownTableError(SharkstoreError, KeyError):

@@ -131,7 +131,7 @@ def guarded_out(shape, shift=0):
 def what_is_outside(ids, rows):
     """What a native call returns for ids of a sound table."""
     bad = np.flatnonzero((ids.reshape(-1) < 0) | (ids.reshape(-1) >= rows))
-    return (len(bad), int(bad[0]), -1, 0, False) if len(bad) else None
+    return (len(bad), int(bad[0]), -1, 0, None, False) if len(bad) else None
 
 
 def check_lookup(view, table, ids, what="", shift=0):

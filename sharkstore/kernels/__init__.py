@@ -3,6 +3,7 @@
 try:
     from sharkstore.kernels._native import (
         Budget,
+        ChunkFiles,
         advise_pages,
         huge_array,
         map_chunks,
@@ -42,6 +43,7 @@ from sharkstore.kernels.scales import scale_exponent
 __all__ = [
     "POOLS",
     "Budget",
+    "ChunkFiles",
     "Codebook",
     "Factor",
     "Feature",

@@ -31,12 +31,23 @@ def distort(
 def measure(rows: Any, rowmap: Any, ranged: int, largest: Any, magnitudes: Any) -> bool: ...
 def build_rowmap(tiers: Any, planes: int, before: Any, out: Any) -> None: ...
 
+class ChunkFiles:
+    nbytes: int
+    def __init__(
+        self, folder: int, paths: list[bytes], size: int, chunk_bytes: int, file_bytes: int
+    ) -> None: ...
+    def read(self, at: int, out: NDArray[np.uint8]) -> None: ...
+    def ask(self, at: int, size: int) -> None: ...
+    def cached(self) -> int: ...
+
 class Table:
     def __init__(
         self,
         rows: int,
         dim: int,
-        tiers: list[tuple[int, int, float, NDArray[np.uint8], NDArray[np.uint8] | None]],
+        tiers: list[
+            tuple[int, int, float, NDArray[np.uint8] | ChunkFiles, NDArray[np.uint8] | None]
+        ],
         rowmap: NDArray[np.uint8] | None,
         default: NDArray[np.float32],
     ) -> None: ...

@@ -98,7 +98,7 @@ def bind(view: TableView) -> _native.Table:
             _kind(tier.encoding),
             tier.rows,
             2.0**-tier.encoding.scale_exponent,
-            tier.data,
+            tier.data if tier.files is None else tier.files,
             _book_bytes(tier),
         )
         for tier in view.tiers

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from sharkstore.kernels.codebooks import decode_codes
 from sharkstore.kernels.lowbits import fit_rows, pack_codes, unpack_codes
 from sharkstore.kernels.rowmap import BLOCK_PLANES, rowmap_counters
 from sharkstore.kernels.scales import F32, U8, Stored, pack, positive, store_scales, true_scales
+
+if TYPE_CHECKING:
+    from sharkstore.kernels._native import ChunkFiles
 
 I64 = NDArray[np.int64]
 Pool = Literal["sum", "mean", "max"]
@@ -36,12 +39,14 @@ class Tier:
     Args:
         data: uint8 (stored rows, row bytes).
         codebook: of pq, float16 or float32 (codes a row, entries, sub); else None.
+        files: what the native kernels read rows from as they need them; `data` has none then.
     """
 
     encoding: Encoding
     rows: int
     data: U8
     codebook: Stored | None = None
+    files: ChunkFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

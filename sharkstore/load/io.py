@@ -1,4 +1,4 @@
-"""Which tables of a store are copied into memory, and which are mapped."""
+"""Which tables of a store are copied into memory, which are mapped, and which are read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sharkstore.errors import ArgumentError
 from sharkstore.format.metadata import TableMetadata
 from sharkstore.load import arguments
 
-Io = Literal["auto", "mmap", "ram"]
-KNOWN = ("auto", "mmap", "ram")
+Io = Literal["auto", "mmap", "ram", "pread"]
+KNOWN = ("auto", "mmap", "ram", "pread")
 MIB = 1 << 20
 # Small tables are as fast mapped; copied, they are there for good, and no page of them is waited
 # for. Copies are each process's own and take time to make: so few bytes of them.
@@ -25,12 +25,12 @@ class Choice:
     """How a table is held.
 
     Args:
-        io: `ram` or `mmap`.
+        io: `ram`, `mmap` or `pread`.
         watched: cold rows are read ahead of their use; else the system reads as it sees fit.
         why: for people.
     """
 
-    io: Literal["mmap", "ram"]
+    io: Literal["mmap", "ram", "pread"]
     watched: bool
     why: str
 
@@ -53,7 +53,7 @@ def choose(
     for table in sorted(tables, key=lambda one: (one.nbytes, one.name)):
         how = asked[table.name]
         if how != "auto":
-            chosen[table.name] = Choice(how, watched=False, why="asked for")
+            chosen[table.name] = Choice(how, watched=how == "pread", why="asked for")
         elif table.nbytes > SMALL_TABLE:
             why = f"larger than {SMALL_TABLE // MIB} MiB"
             chosen[table.name] = Choice("mmap", watched=True, why=why)

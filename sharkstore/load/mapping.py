@@ -5,15 +5,21 @@ Spec: "For implementers: reading".
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sharkstore.errors import CorruptStoreError
+from sharkstore.errors import CorruptStoreError, OpenFilesError
 from sharkstore.format.layout import HUGE_PAGE, ArraySpec
 from sharkstore.kernels import huge_array, map_chunks
 
+U8 = NDArray[np.uint8]
 # bytes behind the last row that kernels may read
 READ_PAST_END = 64
 CACHE_LINE = 64
@@ -22,7 +28,7 @@ ROOM = 8 << 20
 REMEDY = "the store was copied in part; copy or convert it again"
 
 
-def map_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
+def map_array(folder: int, spec: ArraySpec) -> U8:
     """Map an array's chunk files; no data page is touched.
 
     Args:
@@ -35,14 +41,30 @@ def map_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
         CorruptStoreError: a chunk file is missing, or has another size than it must have.
     """
     shape = (spec.rows, spec.row_bytes)
-    chunks = spec.chunks
-    if not chunks:
+    if not spec.chunks:
         nothing = np.empty(shape, np.uint8)
         nothing.flags.writeable = False
         return nothing
-    paths = [spec.chunk_path(index).encode() for index in range(chunks)]
+    with opening(spec, "map"):
+        mapped = map_chunks(folder, chunk_paths(spec), spec.chunk_bytes, spec.file_bytes)
+    return mapped[: spec.data_bytes].reshape(shape)
+
+
+def chunk_paths(spec: ArraySpec) -> list[bytes]:
+    """Paths of an array's chunk files, from the store's root."""
+    return [spec.chunk_path(index).encode() for index in range(spec.chunks)]
+
+
+@contextlib.contextmanager
+def opening(spec: ArraySpec, what: str) -> Iterator[None]:
+    """Chunk files that can't be opened, told as errors of the store; `what` is done with them.
+
+    Raises:
+        CorruptStoreError: a chunk file is missing, or has another size than it must have.
+        OpenFilesError: more files than the system lets a process have open.
+    """
     try:
-        mapped = map_chunks(folder, paths, spec.chunk_bytes, spec.file_bytes)
+        yield
     except FileNotFoundError as error:
         where = str(error.filename)
         raise CorruptStoreError("chunk file missing", where=where, remedy=REMEDY) from error
@@ -56,9 +78,20 @@ def map_array(folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
             remedy=REMEDY,
         ) from error
     except OSError as error:
-        where = str(error.filename or spec.path)
-        raise CorruptStoreError(f"can't map: {error.strerror}", where=where) from error
-    return mapped[: spec.data_bytes].reshape(shape)
+        where = os.fsdecode(error.filename or spec.path)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            _refuse_files(where, error)
+        raise CorruptStoreError(f"can't {what}: {error.strerror}", where=where) from error
+
+
+def _refuse_files(where: str, error: OSError) -> NoReturn:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raise OpenFilesError(
+        "too many open files; io='pread' keeps each chunk file open",
+        where=where,
+        expected=f"fewer than {limit:,} in this process",
+        remedy="raise the limit with `ulimit -n`, or read fewer tables so",
+    ) from error
 
 
 class Memory:
@@ -70,21 +103,25 @@ class Memory:
 
     def __init__(self, size: int) -> None:
         self._step = min(max(size, 1), ROOM) if size >= HUGE_PAGE else 0
-        self._left: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._left: U8 = np.zeros(0, np.uint8)
 
-    def copy_array(self, folder: int, spec: ArraySpec) -> NDArray[np.uint8]:
+    def copy_array(self, folder: int, spec: ArraySpec) -> U8:
         """What `map_array` gives, in memory of this process.
 
         Raises:
             CorruptStoreError: as `map_array`.
         """
+        return self.fill(spec, lambda rows: np.copyto(rows, map_array(folder, spec)))
+
+    def fill(self, spec: ArraySpec, write: Callable[[U8], object]) -> U8:
+        """An array of memory, read-only after `write` wrote uint8 (rows, row bytes) to it."""
         rows = self._take(spec.data_bytes + READ_PAST_END)[: spec.data_bytes]
         rows = rows.reshape(spec.rows, spec.row_bytes)
-        rows[:] = map_array(folder, spec)
+        write(rows)
         rows.flags.writeable = False
         return rows
 
-    def _take(self, size: int) -> NDArray[np.uint8]:
+    def _take(self, size: int) -> U8:
         if size >= HUGE_PAGE:
             return huge_array(size)
         if not self._step:

@@ -18,7 +18,7 @@ from sharkstore.errors import CorruptStoreError
 from sharkstore.format import validate
 from sharkstore.format.layout import ArraySpec
 from sharkstore.format.metadata import TableMetadata, TierMetadata
-from sharkstore.load import arguments, residency
+from sharkstore.load import arguments, pread, residency
 from sharkstore.load.files import read_current, read_document
 from sharkstore.load.io import KNOWN, Io, choose
 from sharkstore.load.mapping import Memory, map_array
@@ -40,9 +40,12 @@ def open_store(
     Args:
         path: the store's directory.
         io: `mmap` maps the chunk files, so that processes share one page cache, and leaves
-            reading to the system; `ram` copies them into memory; `auto` copies small tables, maps
-            others, and asks for their cold rows ahead of the use. Or by names and patterns of
-            tables: `{"emb.user": "ram", "*": "mmap"}`. `stats()` tells what was decided.
+            reading to the system; `ram` copies them into memory; `pread` keeps them open and
+            reads rows as they are needed, so that none count as this process's memory, and files
+            cut short are an error (row maps and codebooks are copied); `auto` copies small
+            tables, maps others, and asks for their cold rows ahead of the use. Or by names and
+            patterns of tables: `{"emb.user": "ram", "*": "mmap"}`. `stats()` tells what was
+            decided.
         bounds: what a lookup does with ids outside a table: `raise`, or `default` for the
             table's default row (zeros unless the store has another), counted in `stats()`.
         max_resident: the most bytes of tables that this process holds: row maps, codebooks,
@@ -56,6 +59,7 @@ def open_store(
         FormatError: not a store, or its documents break the format.
         VersionError: of a newer major version.
         CorruptStoreError: a chunk file is missing or of wrong size.
+        OpenFilesError: `pread` of more chunk files than the process may have open.
     """
     if not isinstance(io, Mapping):
         arguments.check_choice("io", io, KNOWN)
@@ -77,12 +81,16 @@ def _open(
     metadata = validate.parse(read_document(folder, root)[1], root)
     choices = choose(metadata.tables, io, max_resident)
     copied = [table.nbytes for table in metadata.tables if choices[table.name].io == "ram"]
-    copy = Memory(sum(copied)).copy_array
-    takes: dict[str, Take] = {"ram": copy, "mmap": map_array}
-    take_dense = copy if io == "ram" else map_array
+    memory = Memory(sum(copied))
+    takes: dict[str, Take] = {
+        "ram": memory.copy_array,
+        "mmap": map_array,
+        "pread": functools.partial(pread.copy_array, memory=memory),
+    }
+    take_dense = takes[io] if io in ("ram", "pread") else map_array
     try:
         tables = {
-            table.name: Table(table, _view(folder, table, takes[choices[table.name].io]), bounds)
+            table.name: Table(table, _view(folder, table, takes, choices[table.name].io), bounds)
             for table in metadata.tables
         }
         dense = {
@@ -93,16 +101,19 @@ def _open(
         error.args = (f"{os.path.basename(os.path.abspath(root))}/{error}",)
         raise
     budget = residency.watch(tables, choices, max_resident)
-    memory = residency.Held(io, choices, max_resident, budget, residency.may_tell(folder))
+    held = residency.Held(io, choices, max_resident, budget, residency.may_tell(folder))
     # other processes, and copies, open the store again by its path
     reopen = functools.partial(
         open_store, os.path.abspath(root), io, bounds=bounds, max_resident=max_resident
     )
-    return Store(root, metadata, tables, dense, memory, reopen)
+    return Store(root, metadata, tables, dense, held, reopen)
 
 
-def _view(folder: int, table: TableMetadata, take: Take) -> kernels.TableView:
-    tiers = tuple(_tier(folder, tier, take) for tier in table.tiers)
+def _view(
+    folder: int, table: TableMetadata, takes: Mapping[str, Take], io: str
+) -> kernels.TableView:
+    take = takes[io]
+    tiers = tuple(_tier(folder, tier, take, read=io == "pread") for tier in table.tiers)
     rowmap = None if table.rowmap is None else take(folder, table.rowmap)
     default = np.zeros(table.dim, np.float32)
     if table.default is not None:
@@ -110,9 +121,13 @@ def _view(folder: int, table: TableMetadata, take: Take) -> kernels.TableView:
     return kernels.TableView(table.rows, table.dim, tiers, rowmap, default)
 
 
-def _tier(folder: int, tier: TierMetadata, take: Take) -> kernels.Tier:
+def _tier(folder: int, tier: TierMetadata, take: Take, *, read: bool) -> kernels.Tier:
     codebook = None if tier.codebook is None else _typed(take(folder, tier.codebook), tier.codebook)
-    return kernels.Tier(tier.encoding, tier.rows, take(folder, tier.array), codebook)
+    if not read:
+        return kernels.Tier(tier.encoding, tier.rows, take(folder, tier.array), codebook)
+    nothing = np.empty((0, tier.array.row_bytes), np.uint8)
+    files = pread.open_array(folder, tier.array)
+    return kernels.Tier(tier.encoding, tier.rows, nothing, codebook, files)
 
 
 def _typed(rows: NDArray[np.uint8], spec: ArraySpec) -> NDArray[Any]:

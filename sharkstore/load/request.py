@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import sharkstore.kernels as kernels
 from sharkstore.errors import ArgumentError, ClosedError
-from sharkstore.load import arguments
+from sharkstore.load import arguments, pread
 from sharkstore.load.table import Bounds, Table
 
 F32 = NDArray[np.float32]
@@ -88,7 +88,7 @@ class Request:
             ArgumentError: shapes that don't fit, offsets that don't rise from 0 to n, weights
                 with another mode than sum, or out sharing memory with what is looked up.
             ClosedError: the store was closed.
-            CorruptStoreError: a row map points past its tier.
+            CorruptStoreError: a row map points past its tier, or a file can't be read.
         """
         native = self._live(threads, bounds)
         if per_sample_weights is not None and not self._only_sums:
@@ -189,7 +189,9 @@ class Request:
 
     def _examine(self, found: tuple[Any, ...], ids: Any, offsets: Any, bounds: Any) -> None:
         """Raise for what the kernels met, or count it."""
-        _, position, bad_key, bad_row, bad_tier, bad_offsets, counts = found
+        _, position, bad_key, bad_row, bad_tier, bad_offsets, counts, unread = found
+        if unread:
+            pread.refuse_unread(*unread)
         if bad_offsets:
             arguments.check_offsets(offsets, len(ids), include_last=True)
             raise ArgumentError("offsets changed while bags were made of them")

@@ -1,6 +1,7 @@
 """What of a store is in memory: told, read ahead, and kept within a budget.
 
-Three things are told apart. Tables in RAM are this process's own. `mapped` are pages of chunk files
+Three things are told apart. Tables in RAM are this process's own, as are the row maps and
+codebooks of tables that are read from files. `mapped` are pages of chunk files
 in the page tables of this process, which are part of its RSS. `cached` are pages of the files in
 the system's page cache: all processes share them, and the system takes them back when it needs
 memory.
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 import sharkstore.kernels as kernels
 from sharkstore.errors import ArgumentError, DtypeError
 from sharkstore.format.layout import HUGE_PAGE
+from sharkstore.load import pread
 from sharkstore.load.io import MIB, Choice, Io
 from sharkstore.load.table import Table, table_stats
 
@@ -94,11 +96,14 @@ def _of_table(table: Table, held: Held) -> dict[str, Any]:
 
 
 def _of_tiers(table: Table, choice: Choice, *, owned: bool) -> Iterator[dict[str, Any]]:
-    for tier, stored in zip(table.tiers, table.stored_rows, strict=False):
+    for i, (tier, stored) in enumerate(zip(table.tiers, table.stored_rows, strict=False)):
         told: dict[str, Any] = {"encoding": tier.encoding.name, "rows": tier.rows}
-        told["bytes"] = stored.nbytes
+        told["bytes"] = tier.array.data_bytes
         if choice.io == "ram":
             yield told | {"ram": stored.nbytes, "mapped": 0, "cached": 0}
+        elif choice.io == "pread":
+            cached = table.files[i].cached() if owned else -1
+            yield told | {"ram": 0, "mapped": 0, "cached": cached if cached >= 0 else None}
         else:
             yield told | {"ram": 0} | _resident(stored, owned=owned)
 
@@ -130,7 +135,8 @@ def watch(
     budget = None
     if max_resident is not None:
         droppable = sum(stored.nbytes for table in mapped for stored in table.stored_rows)
-        held = sum(table.nbytes for table in tables.values()) - droppable
+        read = sum(files.nbytes for table in tables.values() for files in table.files)
+        held = sum(table.nbytes for table in tables.values()) - droppable - read
         if max_resident < held + SMALLEST_BUDGET:
             raise ArgumentError(
                 "max_resident is too small",
@@ -143,6 +149,9 @@ def watch(
         if budget is not None or choices[table.name].watched:
             _follow(table)
             table.watch(budget)
+    for table in tables.values():
+        if table.files:
+            table.watch(None)
     return budget
 
 
@@ -185,6 +194,9 @@ def warm(
     read = 0
     for table in tables:
         choice = held.choices[table.name]
+        for files in _files(table, some):
+            read += files.nbytes
+            pread.read_through(files, progress)
         for array in _arrays(table, some):
             read += array.nbytes
             if choice.io == "mmap" and array.nbytes:
@@ -206,6 +218,11 @@ def _arrays(table: Table, tiers: frozenset[str] | None) -> Sequence[U8]:
         return table.arrays
     pairs = zip(table.tiers, table.stored_rows, strict=False)
     return [stored for tier, stored in pairs if tier.encoding.name in tiers]
+
+
+def _files(table: Table, tiers: frozenset[str] | None) -> list[kernels.ChunkFiles]:
+    pairs = zip(table.tiers, table.files, strict=False)
+    return [files for tier, files in pairs if tiers is None or tier.encoding.name in tiers]
 
 
 def _clear_scattered(step: U8) -> None:

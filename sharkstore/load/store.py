@@ -152,7 +152,7 @@ class Store(Mapping[str, Table]):
         tiers: Iterable[str] | None = None,
         progress: residency.Progress | None = None,
     ) -> int:
-        """Read mapped tables into memory, in large steps.
+        """Read tables that are mapped, or read from files, into memory, in large steps.
 
         Args:
             tables: names; all when left out.
@@ -162,12 +162,13 @@ class Store(Mapping[str, Table]):
 
         Returns:
             Bytes of what was asked for. With `max_resident` they are in the page cache, or on
-            their way there; else in memory and mapped.
+            their way there; else in memory and mapped. Tables of `pread` are in the page cache.
 
         Raises:
             UnknownTableError: no such table.
             ArgumentError: a text where names are expected.
             ClosedError: the store was closed.
+            CorruptStoreError: a file of a table of `pread` can't be read.
         """
         if self._closed:
             raise ClosedError("the store was closed", where=self.path)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 import sharkstore.kernels as kernels
 from sharkstore.errors import ArgumentError, ClosedError, CorruptStoreError
 from sharkstore.format.metadata import TableMetadata, TierMetadata
-from sharkstore.load import arguments
+from sharkstore.load import arguments, pread
 
 F32 = NDArray[np.float32]
 Bounds = Literal["raise", "default"]
@@ -60,9 +60,20 @@ class Table:
 
     @property
     def stored_rows(self) -> tuple[NDArray[np.uint8], ...]:
-        """Stored rows of each tier, uint8 (rows, row bytes); nothing once closed."""
+        """Stored rows of each tier, uint8 (rows, row bytes); nothing once closed.
+
+        Of a table that is read from files they have no rows.
+        """
         view = self._view
         return () if view is None else tuple(tier.data for tier in view.tiers)
+
+    @property
+    def files(self) -> tuple[kernels.ChunkFiles, ...]:
+        """What the rows of each tier are read from, if they are; nothing once closed."""
+        view = self._view
+        if view is None:
+            return ()
+        return tuple(tier.files for tier in view.tiers if tier.files is not None)
 
     @property
     def rowmap(self) -> NDArray[np.uint8] | None:
@@ -121,7 +132,7 @@ class Table:
             DtypeError: ids or out of another dtype.
             ArgumentError: out of another shape, or sharing memory with ids.
             ClosedError: the store was closed.
-            CorruptStoreError: the row map points past its tier.
+            CorruptStoreError: the row map points past its tier, or a file can't be read.
         """
         native = self._live(bounds)
         found = NotImplemented
@@ -234,9 +245,11 @@ class Table:
             arguments.check_choice("bounds", bounds, arguments.BOUNDS)
         return native
 
-    def _examine(self, found: tuple[int, ...], ids: ArrayLike, bounds: Bounds | None) -> None:
+    def _examine(self, found: tuple[Any, ...], ids: ArrayLike, bounds: Bounds | None) -> None:
         """Raise for what the kernels met, or count it."""
-        outside, position, bad_row, bad_tier, _ = found
+        outside, position, bad_row, bad_tier, unread, _ = found
+        if unread:
+            pread.refuse_unread(*unread)
         if bad_row >= 0:
             raise self.corrupt(bad_row, bad_tier)
         self.judge_outside(ids, position, outside, bounds)

@@ -34,7 +34,7 @@ def what_is_wrong(features, ids, starts):
         counts.append(len(bad))
         if len(bad) and first < 0:
             first = int(start + bad[0])
-    return (sum(counts), first, 0, -1, 0, False, counts) if any(counts) else None
+    return (sum(counts), first, 0, -1, 0, False, counts, None) if any(counts) else None
 
 
 def check_request(features, ids, offsets, weights=None, threads=1):

@@ -76,7 +76,7 @@ def test_a_name_of_no_table_is_refused(sizes, io):
 
 
 def test_an_unknown_io_of_one_table_is_refused(sizes):
-    with pytest.raises(ArgumentError, match="expected auto or mmap or ram"):
+    with pytest.raises(ArgumentError, match="expected auto or mmap or ram or pread"):
         sharkstore.open(sizes, io={"emb.small": "disk"})
 
 

@@ -120,9 +120,9 @@ def test_a_relative_path_outlives_a_change_of_folder(sample, tmp_path, monkeypat
         assert_same_bits(store[NAME].lookup([3]), SAMPLE[NAME][[3]])
 
 
-@pytest.mark.parametrize("io", ["pread", "", None])
+@pytest.mark.parametrize("io", ["disk", "", None])
 def test_unknown_io_is_refused(sample, io):
-    with pytest.raises(ArgumentError, match="expected auto or mmap or ram"):
+    with pytest.raises(ArgumentError, match="expected auto or mmap or ram or pread"):
         sharkstore.open(sample, io=io)
 
 

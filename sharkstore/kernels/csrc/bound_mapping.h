@@ -23,18 +23,36 @@ using Bytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>;
   throw nb::python_error();
 }
 
+// Does what may meet a chunk file that can't be opened, or has another size; `path`: of the file
+// that was last worked on.
+template <class Work>
+void raising(const std::string& path, Work work) try {
+  work();
+} catch (const std::system_error& error) {
+  raise_os_error(error, path);
+} catch (const WrongSize& wrong) {
+  const nb::bytes name(wrong.path.data(), wrong.path.size());
+  PyErr_SetObject(PyExc_ValueError, nb::make_tuple(name, wrong.bytes).ptr());
+  throw nb::python_error();
+}
+
+inline std::vector<std::string> file_names(const std::vector<nb::bytes>& paths) {
+  std::vector<std::string> files;
+  files.reserve(paths.size());
+  for (const nb::bytes& path : paths) files.emplace_back(path.c_str(), path.size());
+  return files;
+}
+
 // Chunk files as one read-only array, advised to lie on huge pages.
 //
 // Paths, below the folder of a descriptor, are bytes: file names need not be UTF-8.
 inline Bytes map_chunks(int folder, const std::vector<nb::bytes>& paths, std::size_t chunk_bytes,
                  std::size_t file_bytes) {
-  std::vector<std::string> files;
-  files.reserve(paths.size());
-  for (const nb::bytes& path : paths) files.emplace_back(path.c_str(), path.size());
+  const std::vector<std::string> files = file_names(paths);
   const std::size_t bytes = files.size() * chunk_bytes;
   auto mapping = std::make_unique<Mapping>();
   std::string current;
-  try {
+  raising(current, [&] {
     const Unlocked unlocked;
     if (!mapping->fits_alone(files.size(), chunk_bytes)) mapping->reserve(bytes);
     for (std::size_t i = 0; i < files.size(); ++i) {
@@ -42,13 +60,7 @@ inline Bytes map_chunks(int folder, const std::vector<nb::bytes>& paths, std::si
       mapping->place(folder, current, i * chunk_bytes, chunk_bytes, file_bytes);
     }
     mapping->advise_huge_pages(bytes);
-  } catch (const std::system_error& error) {
-    raise_os_error(error, current);
-  } catch (const WrongSize& wrong) {
-    const nb::bytes path(wrong.path.data(), wrong.path.size());
-    PyErr_SetObject(PyExc_ValueError, nb::make_tuple(path, wrong.bytes).ptr());
-    throw nb::python_error();
-  }
+  });
   const std::uint8_t* data = mapping->data();
   nb::capsule owner(mapping.release(),
                     [](void* p) noexcept { delete static_cast<Mapping*>(p); });

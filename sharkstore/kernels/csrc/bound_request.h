@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "bound_files.h"
 #include "bound_table.h"
 #include "threads.h"
 #include "watched.h"
@@ -11,7 +12,8 @@ namespace sharkstore {
 
 // below this many values for each, another thread costs more than it saves
 constexpr std::int64_t kThreadValues = 1 << 18;
-constexpr int kPartsPerThread = 4;  // so that threads end together
+constexpr std::int64_t kReadValues = 1 << 14;  // where rows are read from files
+constexpr int kPartsPerThread = 4;             // so that threads end together
 
 class BoundRequest {
  public:
@@ -32,6 +34,7 @@ class BoundRequest {
       bytes_ += table.bytes;
       watches_.push_back(&bound.watched_by());
       if (bound.budget()) budget_ = bound.budget();  // a store has one
+      if (in_files(table)) at_a_time_ = std::min(at_a_time_, ids_at_a_time(table));
     }
     if (features_.empty()) throw nb::value_error("no tables");
     for (const Feature& one : features_) unpadded_.emplace_back(*one.table, one.pool, -1);
@@ -70,7 +73,8 @@ class BoundRequest {
   }
 
   Findings embedding_bags(const Arrays& a, int threads) const {
-    const Request request = ask(a, features_, a.out.length(0));
+    Request request = ask(a, features_, a.out.length(0));
+    const std::vector<std::int64_t> own = own_offsets(request);
     const std::int64_t bags = count() * request.batch;
     const auto ids_before = [&](std::int64_t bag) { return request.offset(bag); };
     // as many ids and bags in each part
@@ -93,7 +97,8 @@ class BoundRequest {
   }
 
   Findings lookups(const Arrays& a, int threads) const {
-    const Request request = ask(a, unpadded_, 1);
+    Request request = ask(a, unpadded_, 1);
+    const std::vector<std::int64_t> own = own_offsets(request);
     const std::int64_t ids = request.ids.count;
     const auto start = [&](int part, int parts) { return ids / parts * part; };
     return run({request, ids, a.out.count(), current_backend()->lookup_many}, threads, start,
@@ -104,15 +109,15 @@ class BoundRequest {
   PyObject* report(Findings& found) const {
     const Outcome& o = found.outcome;
     PyObject* result = nullptr;
-    if (o.outside == 0 && o.bad_row < 0 && !o.bad_offsets) {
+    if (o.outside == 0 && o.bad_row < 0 && !o.bad_offsets && !o.unread.path) {
       result = Py_NewRef(Py_None);
     } else if (o.outside > 0 && !found.outside) {
       PyErr_NoMemory();
     } else if (PyObject* counts = PyList_New(found.outside ? count() : 0)) {
       for (int i = 0; found.outside && i < count(); ++i)
         PyList_SET_ITEM(counts, i, PyLong_FromLongLong(found.outside[i]));
-      result = Py_BuildValue("(LLiLiNN)", o.outside, o.first_outside, found.bad_feature, o.bad_row,
-                             o.bad_tier, PyBool_FromLong(o.bad_offsets), counts);
+      result = Py_BuildValue("(LLiLiNNN)", o.outside, o.first_outside, found.bad_feature, o.bad_row,
+                             o.bad_tier, PyBool_FromLong(o.bad_offsets), counts, told(o.unread));
     }
     std::free(found.outside);
     return result;
@@ -147,14 +152,43 @@ class BoundRequest {
             bypasses_cache(4 * a.out.count(), bytes_)};
   }
 
+  // Where rows are read from files, offsets are of this call only: what was read is for those.
+  std::vector<std::int64_t> own_offsets(Request& request) const {
+    std::vector<std::int64_t> own;
+    if (!reads()) return own;
+    for (std::int64_t i = 0; i <= request.count * request.batch; ++i)
+      own.push_back(request.offset(i));
+    request.offsets = own.data();
+    request.wide = true;
+    return own;
+  }
+
+  // Does items of the work, by as few as can be read at a time.
+  template <class Before>
+  void run_some(const Work& work, std::int64_t first, std::int64_t last, Before ids_before,
+                Findings& found) const {
+    if (!reads()) return work.kernel(work.request, first, last, found);
+    const std::int64_t ids = work.request.ids.count;
+    each_piece(first, last, at_a_time_, ids_before, [&](std::int64_t begin, std::int64_t end) {
+      if (found.outcome.unread.path) return;
+      const std::int64_t from = std::clamp<std::int64_t>(ids_before(begin), 0, ids);
+      const std::int64_t to = std::clamp<std::int64_t>(ids_before(end), from, ids);
+      Findings some;
+      with_rows(work.request, from, to, some,
+                [&](const Request& read) { work.kernel(read, begin, end, some); });
+      merge(found, some, work.request.count);
+    });
+  }
+
   // start(part, parts): the first item of a part; ids_before(item).
   template <class Start, class Before>
   Findings run(const Work& work, int threads, Start start, Before ids_before) const {
-    threads = static_cast<int>(std::min<std::int64_t>(threads, work.values / kThreadValues));
+    const std::int64_t least = reads() ? kReadValues : kThreadValues;
+    threads = static_cast<int>(std::min<std::int64_t>(threads, work.values / least));
     if (budget_ || threads < 1) threads = 1;
     WatchedCall call;
     call.begin(work.request, watches_);
-    const bool unlock = budget_ || call.cold() || work.values > kUnlockValues;
+    const bool unlock = budget_ || reads() || call.cold() || work.values > kUnlockValues;
     PyThreadState* state = unlock ? PyEval_SaveThread() : nullptr;
     Findings all;
     call.ask();
@@ -164,17 +198,17 @@ class BoundRequest {
       all = within_budget(work, ids_before);
       state = nullptr;
     } else if (threads > 1) {
-      all = share(work, threads, start);
+      all = share(work, threads, start, ids_before);
     } else {
-      work.kernel(work.request, 0, work.items, all);
+      run_some(work, 0, work.items, ids_before, all);
     }
     if (state) PyEval_RestoreThread(state);
     call.end(threads);
     return all;
   }
 
-  template <class Start>
-  static Findings share(const Work& work, int threads, Start start) {
+  template <class Start, class Before>
+  Findings share(const Work& work, int threads, Start start, Before ids_before) const {
     const int parts = threads * kPartsPerThread;
     std::vector<std::int64_t> starts;
     for (int part = 0; part < parts; ++part)
@@ -183,7 +217,7 @@ class BoundRequest {
     std::vector<Findings> found(static_cast<std::size_t>(parts));
     share_work(threads, parts, [&](int part) {
       const auto i = static_cast<std::size_t>(part);
-      work.kernel(work.request, starts[i], starts[i + 1], found[i]);
+      run_some(work, starts[i], starts[i + 1], ids_before, found[i]);
     });
     Findings all;
     for (Findings& one : found) merge(all, one, work.request.count);
@@ -194,42 +228,22 @@ class BoundRequest {
   template <class Before>
   Findings within_budget(const Work& work, Before ids_before) const {
     Findings all;
-    for (std::int64_t first = 0, last; first < work.items; first = last) {
-      last = first + 1;
-      while (last < work.items && ids_before(last + 1) - ids_before(first) <= budget_->part())
-        ++last;
+    const std::int64_t most = budget_->part();
+    each_piece(0, work.items, most, ids_before, [&](std::int64_t first, std::int64_t last) {
       const std::int64_t ids = std::clamp<std::int64_t>(ids_before(last) - ids_before(first), 0,
                                                         work.request.ids.count);
       const Budget::Before held = budget_->reserve(ids);
       PyThreadState* state = PyEval_SaveThread();
       Findings found;
-      work.kernel(work.request, first, last, found);
+      run_some(work, first, last, ids_before, found);
       PyEval_RestoreThread(state);
       budget_->settle(ids, held);
       merge(all, found, work.request.count);
-    }
+    });
     return all;
   }
 
-  // Adds what was found behind it.
-  static void merge(Findings& all, Findings& next, int count) {
-    Outcome& sum = all.outcome;
-    const Outcome& more = next.outcome;
-    if (sum.outside == 0) sum.first_outside = more.first_outside;
-    if (sum.bad_row < 0) {
-      sum.bad_row = more.bad_row;
-      sum.bad_tier = more.bad_tier;
-      all.bad_feature = next.bad_feature;
-    }
-    sum.outside += more.outside;
-    sum.bad_offsets |= more.bad_offsets;
-    if (!all.outside) {
-      all.outside = next.outside;
-    } else if (next.outside) {
-      for (int i = 0; i < count; ++i) all.outside[i] += next.outside[i];
-      std::free(next.outside);
-    }
-  }
+  bool reads() const { return at_a_time_ < std::numeric_limits<std::int64_t>::max(); }
 
   nb::list held_;  // tables, so that they stay
   std::vector<Feature> features_;
@@ -238,56 +252,7 @@ class BoundRequest {
   std::uint64_t bytes_ = 0;
   std::vector<Watch*> watches_;  // of each feature's table
   Budget* budget_ = nullptr;
+  std::int64_t at_a_time_ = std::numeric_limits<std::int64_t>::max();  // ids, if rows are read
 };
-
-// Plain C, as the calls of a table. NotImplemented for arrays of another kind.
-
-// embedding_bags(values, offsets, weights, out, threads)
-inline PyObject* request_embedding_bags(PyObject* self, PyObject* const* arguments,
-                                        Py_ssize_t count) {
-  if (count != 5)
-    return PyErr_Format(PyExc_TypeError,
-                        "embedding_bags takes values, offsets, weights, out, threads");
-  const BoundRequest& request = *nb::inst_ptr<BoundRequest>(self);
-  const long threads = PyLong_AsLong(arguments[4]);
-  if (threads == -1 && PyErr_Occurred()) return nullptr;
-  BoundRequest::Arrays a;
-  a.have_weights = arguments[2] != Py_None;
-  a.ids.get(arguments[0], 0);
-  a.offsets.get(arguments[1], 0);
-  if (a.have_weights) a.weights.get(arguments[2], 0);
-  a.out.get(arguments[3], PyBUF_WRITABLE);
-  PyObject* result = nullptr;
-  if (request.fits_bags(a)) {
-    Findings found = request.embedding_bags(a, static_cast<int>(std::min(threads, 1024l)));
-    result = request.report(found);
-  } else {
-    result = Py_NewRef(Py_NotImplemented);
-  }
-  a.release();
-  return result;
-}
-
-// lookups(values, offsets, out, threads)
-inline PyObject* request_lookups(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 4)
-    return PyErr_Format(PyExc_TypeError, "lookups takes values, offsets, out, threads");
-  const BoundRequest& request = *nb::inst_ptr<BoundRequest>(self);
-  const long threads = PyLong_AsLong(arguments[3]);
-  if (threads == -1 && PyErr_Occurred()) return nullptr;
-  BoundRequest::Arrays a;
-  a.ids.get(arguments[0], 0);
-  a.offsets.get(arguments[1], 0);
-  a.out.get(arguments[2], PyBUF_WRITABLE);
-  PyObject* result = nullptr;
-  if (request.fits_rows(a)) {
-    Findings found = request.lookups(a, static_cast<int>(std::min(threads, 1024l)));
-    result = request.report(found);
-  } else {
-    result = Py_NewRef(Py_NotImplemented);
-  }
-  a.release();
-  return result;
-}
 
 }  // namespace sharkstore

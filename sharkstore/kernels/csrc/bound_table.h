@@ -10,7 +10,7 @@
 #include "budget.h"
 #include "buffers.h"
 #include "dispatch.h"
-#include "parts.h"
+#include "pread.h"
 
 namespace sharkstore {
 
@@ -25,7 +25,8 @@ class BoundTable {
   BoundTable& operator=(const BoundTable&) = delete;
 
   // tiers: (kind, rows, factor, data, codebook) of each; data uint8 (stored rows, row bytes), with
-  // kReadPastEnd readable bytes behind it; codebook uint8 (codes a row, bytes of kEntries
+  // kReadPastEnd readable bytes behind it, or all tiers ChunkFiles of one row behind the other;
+  // codebook uint8 (codes a row, bytes of kEntries
   // entries), or None.
   BoundTable(std::int64_t rows, int dim, nb::list tiers, nb::object rowmap, nb::object default_row) {
     if (rows < 0 || rows >= std::int64_t{1} << 32 || dim < 1 || dim > 4096 || tiers.size() < 1 ||
@@ -38,6 +39,8 @@ class BoundTable {
     for (int i = 0; i < table_.tiers; ++i) {
       take_tier(table_.tier[i], nb::tuple(tiers[i]));
       table_.bytes += table_.tier[i].rows * table_.tier[i].stride;
+      if (in_files(table_) != (table_.tier[i].files != nullptr))
+        throw nb::value_error("some tiers in memory, and some in files");
     }
     take_rowmap(rowmap);
     const Buffer& row = hold(default_row);
@@ -67,7 +70,11 @@ class BoundTable {
       each_part(all, part_ids(), [&](const Ids& rows, std::int64_t first) {
         Outcome found;
         float* to = out.data<float>() + first * table_.dim;
-        run(rows.count, rows.count, [&] { kernels.lookup(table_, rows, to, found); });
+        run(rows.count, rows.count, [&] {
+          with_rows(table_, rows, -1, found, [&](const Table& table, const Ids& some, auto) {
+            kernels.lookup(table, some, to, found);
+          });
+        });
         add_outcome(outcome, found, first);
       });
     });
@@ -104,11 +111,17 @@ class BoundTable {
     const auto make = [&](const Ids& ids, const Bags& some, std::int64_t first, std::int64_t bag) {
       Outcome found;
       float* to = a.out.data<float>() + bag * table_.dim;
-      run(ids.count, ids.count + some.count, [&] { kernels.pool(table_, ids, some, to, found); });
+      run(ids.count, ids.count + some.count, [&] {
+        with_rows(table_, ids, padding, found, [&](const Table& table, const Ids& rows, auto none) {
+          Bags bags = some;
+          bags.padding = none;
+          kernels.pool(table, rows, bags, to, found);
+        });
+      });
       add_outcome(outcome, found, first);
     };
     watched(rows, [&] {
-      if (budget_) {
+      if (budget_ || in_files(table_)) {
         each_part(rows, bags, part_ids(), make);
       } else {
         make(rows, bags, 0, 0);
@@ -136,23 +149,37 @@ class BoundTable {
 
   void take_tier(Tier& tier, const nb::tuple& from) {
     const int kind = nb::cast<int>(from[0]);
-    const Buffer& data = hold(from[3]);
     const std::int64_t rows = nb::cast<std::int64_t>(from[1]);
     if (kind < 0 || kind >= kKinds || rows < 0)
       throw nb::value_error("tier out of range");
-    if (!data.holds("B", 1) || data.dimensions() != 2)
-      throw nb::value_error("tier data must be uint8 of two dimensions");
     tier.kind = static_cast<Kind>(kind);
     tier.rows = static_cast<std::uint64_t>(rows);
     tier.factor = nb::cast<float>(from[2]);
-    tier.data = data.data<std::uint8_t>();
-    tier.row_bytes = static_cast<std::uint32_t>(data.length(1));
-    const bool one_for_all = data.length(0) == 1;
-    tier.stride = one_for_all ? 0 : tier.row_bytes;
-    if (data.length(1) != stored_bytes(tier.kind, table_.dim) ||
-        (!one_for_all && data.length(0) != rows))
-      throw nb::value_error("tier data of another shape");
+    tier.row_bytes = static_cast<std::uint32_t>(stored_bytes(tier.kind, table_.dim));
+    if (nb::isinstance<ChunkFiles>(from[3])) take_files(tier, from[3]);
+    else take_data(tier, hold(from[3]));
     if (has_codebook(tier.kind)) take_codebook(tier, from[4]);
+  }
+
+  static void take_data(Tier& tier, const Buffer& data) {
+    if (!data.holds("B", 1) || data.dimensions() != 2)
+      throw nb::value_error("tier data must be uint8 of two dimensions");
+    const bool one_for_all = data.length(0) == 1;
+    tier.data = data.data<std::uint8_t>();
+    tier.stride = one_for_all ? 0 : tier.row_bytes;
+    if (data.length(1) != tier.row_bytes ||
+        (!one_for_all && static_cast<std::uint64_t>(data.length(0)) != tier.rows))
+      throw nb::value_error("tier data of another shape");
+  }
+
+  void take_files(Tier& tier, nb::handle from) {
+    const ChunkFiles& files = nb::cast<ChunkFiles&>(from);
+    const bool one_for_all = files.bytes() == tier.row_bytes;
+    tier.files = &files;
+    tier.stride = one_for_all ? 0 : tier.row_bytes;
+    if (!one_for_all && files.bytes() != tier.rows * tier.row_bytes)
+      throw nb::value_error("chunk files of another shape");
+    held_.append(from);
   }
 
   void take_codebook(Tier& tier, nb::handle from) {
@@ -179,7 +206,10 @@ class BoundTable {
     table_.rowmap = blocks.data<std::uint8_t>();
   }
 
-  std::int64_t part_ids() const { return budget_ ? budget_->part() : std::numeric_limits<std::int64_t>::max(); }
+  std::int64_t part_ids() const {
+    if (in_files(table_)) return ids_at_a_time(table_);
+    return budget_ ? budget_->part() : std::numeric_limits<std::int64_t>::max();
+  }
 
   // Reads rows ahead of the work if they are cold, and learns from what it reads.
   template <class Work>
@@ -200,7 +230,8 @@ class BoundTable {
   void run(std::int64_t ids, std::int64_t rows, Work work) {
     Budget::Before held;
     if (budget_) held = budget_->reserve(ids);
-    const bool unlock = budget_ || watch_.cold() || rows > kUnlockValues / table_.dim;
+    const bool unlock =
+        budget_ || in_files(table_) || watch_.cold() || rows > kUnlockValues / table_.dim;
     PyThreadState* state = unlock ? PyEval_SaveThread() : nullptr;
     work();
     if (state) PyEval_RestoreThread(state);
@@ -210,71 +241,10 @@ class BoundTable {
   Table table_;
   Watch watch_;
   nb::object held_budget_;
+  nb::list held_;  // chunk files, so that they stay
   Budget* budget_ = nullptr;
   Buffers buffers_;
   std::vector<float> default_row_;
 };
-
-// None when all went well, else what was found.
-inline PyObject* report(const Outcome& o) {
-  if (o.outside == 0 && o.bad_row < 0 && !o.bad_offsets) Py_RETURN_NONE;
-  return Py_BuildValue("(LLLiN)", o.outside, o.first_outside, o.bad_row, o.bad_tier,
-                       PyBool_FromLong(o.bad_offsets));
-}
-
-// The two hot calls are plain C: a call costs a fraction, and a daemon thread that the
-// interpreter ends in the middle of one (before Python 3.14) passes no frame that forbids it.
-// NotImplemented for arrays of another kind.
-
-// lookup(ids, out)
-inline PyObject* table_lookup(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 2) return PyErr_Format(PyExc_TypeError, "lookup takes ids, out");
-  BoundTable& table = *nb::inst_ptr<BoundTable>(self);
-  Buffer ids, out;
-  ids.get(arguments[0], 0);
-  out.get(arguments[1], PyBUF_WRITABLE);
-  PyObject* result = nullptr;
-  if (table.fits(ids, out)) {
-    result = report(table.lookup(ids, out));
-  } else {
-    result = Py_NewRef(Py_NotImplemented);
-  }
-  ids.release();
-  out.release();
-  return result;
-}
-
-// embedding_bag(ids, offsets, weights, last, pool, padding, out)
-inline PyObject* table_embedding_bag(PyObject* self, PyObject* const* arguments,
-                                     Py_ssize_t count) {
-  if (count != 7)
-    return PyErr_Format(PyExc_TypeError,
-                        "embedding_bag takes ids, offsets, weights, last, pool, padding, out");
-  BoundTable& table = *nb::inst_ptr<BoundTable>(self);
-  BoundTable::BagArrays a;
-  a.have_offsets = arguments[1] != Py_None;
-  a.have_weights = arguments[2] != Py_None;
-  a.last = arguments[3] == Py_True;
-  const long pool = PyLong_AsLong(arguments[4]);
-  const long long padding = PyLong_AsLongLong(arguments[5]);
-  if (PyErr_Occurred()) return nullptr;
-  if (pool < 0 || pool > static_cast<long>(Pool::kMax))
-    return PyErr_Format(PyExc_ValueError, "no pool %ld", pool);
-  a.ids.get(arguments[0], 0);
-  if (a.have_offsets) a.offsets.get(arguments[1], 0);
-  if (a.have_weights) a.weights.get(arguments[2], 0);
-  a.out.get(arguments[6], PyBUF_WRITABLE);
-  PyObject* result = nullptr;
-  if (table.fits(a)) {
-    result = report(table.embedding_bag(a, static_cast<Pool>(pool), padding));
-  } else {
-    result = Py_NewRef(Py_NotImplemented);
-  }
-  a.ids.release();
-  a.offsets.release();
-  a.weights.release();
-  a.out.release();
-  return result;
-}
 
 }  // namespace sharkstore

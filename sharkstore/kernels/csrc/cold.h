@@ -15,6 +15,7 @@
 #include <new>
 #include <vector>
 
+#include "chunk_files.h"
 #include "table.h"
 
 namespace sharkstore {
@@ -77,30 +78,52 @@ inline Ids ids_from(const Ids& ids, std::int64_t first, std::int64_t count) {
   return {static_cast<const char*>(ids.data) + first * (ids.wide ? 8 : 4), count, ids.wide};
 }
 
-// Where a row is stored, and its tier; null for ids outside, and slots past their tier. Kernels
-// resolve many at once: this is for what the disk, not the processor, takes the time of.
+// Tier and slot of the row of an id of the table; false for slots past their tier. Kernels resolve
+// many at once: this is for what the disk, not the processor, takes the time of.
 // Spec: "Row map", "Lookup".
-inline const std::uint8_t* stored_row(const Table& table, std::uint64_t id, int& tier) {
-  if (id >= table.rows) return nullptr;
-  std::uint64_t slot = id;
+inline bool find_slot(const Table& table, std::uint64_t id, int& tier, std::uint64_t& slot) {
+  slot = id;
   tier = 0;
-  if (table.planes) {
-    const std::uint8_t* block = table.rowmap + (id >> 6 << (table.planes + 3));
-    const int bit = static_cast<int>(id & 63);
-    std::uint64_t same = (std::uint64_t{1} << bit) - 1;
-    for (int plane = 0; plane < table.planes; ++plane) {
-      std::uint64_t word;
-      std::memcpy(&word, block + 8 * plane, 8);
-      const std::uint64_t mine = word >> bit & 1;
-      tier |= static_cast<int>(mine) << plane;
-      same &= mine ? word : ~word;
-    }
-    std::uint32_t before;
-    std::memcpy(&before, block + 8 * table.planes + 4 * tier, 4);
-    slot = before + static_cast<std::uint64_t>(__builtin_popcountll(same));
-    if (tier >= table.tiers || slot >= table.tier[tier].rows) return nullptr;
+  if (!table.planes) return true;
+  const std::uint8_t* block = table.rowmap + (id >> 6 << (table.planes + 3));
+  const int bit = static_cast<int>(id & 63);
+  std::uint64_t same = (std::uint64_t{1} << bit) - 1;
+  for (int plane = 0; plane < table.planes; ++plane) {
+    std::uint64_t word;
+    std::memcpy(&word, block + 8 * plane, 8);
+    const std::uint64_t mine = word >> bit & 1;
+    tier |= static_cast<int>(mine) << plane;
+    same &= mine ? word : ~word;
   }
-  return table.tier[tier].data + slot * table.tier[tier].stride;
+  std::uint32_t before;
+  std::memcpy(&before, block + 8 * table.planes + 4 * tier, 4);
+  slot = before + static_cast<std::uint64_t>(__builtin_popcountll(same));
+  return tier < table.tiers && slot < table.tier[tier].rows;
+}
+
+// Where rows of files are, one number for all tiers: the tier, then the byte of its array.
+constexpr int kTierShift = 48;
+constexpr std::uint64_t kTierMask = (std::uint64_t{1} << kTierShift) - 1;
+
+inline std::uint64_t place_of(const Tier& tier, int index, std::uint64_t slot) {
+  return (static_cast<std::uint64_t>(index) << kTierShift) + slot * tier.stride;
+}
+
+// The pages of a row; of files, its places.
+inline Pages span_of_row(const Tier& tier, int index, std::uint64_t slot) {
+  if (!tier.files) return Pages::around(tier.data + slot * tier.stride, tier.row_bytes);
+  const std::uint64_t at = place_of(tier, index, slot);
+  return {at, at + tier.row_bytes};
+}
+
+// Asks for a span of rows.
+inline void ask_for(const Table& table, const Pages& span) {
+  if (!table.tier[0].files) {
+    span.advise(MADV_WILLNEED);
+    return;
+  }
+  const ChunkFiles& files = *table.tier[span.begin >> kTierShift].files;
+  files.ask(span.begin & kTierMask, span.bytes());
 }
 
 // Asks for the pages of rows, in order and neighbours together; waits for none of them.
@@ -112,9 +135,11 @@ inline void ask_for_rows(const Table& table, const Ids& ids) try {
   for (std::int64_t first = 0; first < ids.count; first += kWindow) {
     spans.clear();
     for (std::int64_t i = first; i < std::min(ids.count, first + kWindow); ++i) {
+      const std::uint64_t id = id_of(ids, i);
       int tier;
-      if (const std::uint8_t* row = stored_row(table, id_of(ids, i), tier))
-        spans.push_back(Pages::around(row, table.tier[tier].row_bytes));
+      std::uint64_t slot;
+      if (id < table.rows && find_slot(table, id, tier, slot))
+        spans.push_back(span_of_row(table.tier[tier], tier, slot));
     }
     std::sort(spans.begin(), spans.end(),
               [](const Pages& a, const Pages& b) { return a.begin < b.begin; });
@@ -122,7 +147,7 @@ inline void ask_for_rows(const Table& table, const Ids& ids) try {
       Pages all = spans[i];
       while (++i < spans.size() && spans[i].begin <= all.end + gap)
         all.end = std::max(all.end, spans[i].end);
-      all.advise(MADV_WILLNEED);
+      ask_for(table, all);
     }
   }
 } catch (const std::bad_alloc&) {
@@ -174,8 +199,10 @@ class Watch {
   void sample(const Table& table, const Ids& ids) {
     const auto turn = static_cast<std::uint64_t>(rows) * 0x9E3779B97F4A7C15;
     const std::uint64_t chosen = (turn >> 32) % static_cast<std::uint64_t>(ids.count);
+    const std::uint64_t id = id_of(ids, static_cast<std::int64_t>(chosen));
     int tier;
-    if (stored_row(table, id_of(ids, static_cast<std::int64_t>(chosen)), tier)) ++sampled[tier];
+    std::uint64_t slot;
+    if (id < table.rows && find_slot(table, id, tier, slot)) ++sampled[tier];
   }
 
   bool on_ = false;

@@ -5,9 +5,10 @@
 
 #include "bound_cold.h"
 #include "bound_encode.h"
+#include "bound_files.h"
 #include "bound_mapping.h"
-#include "bound_request.h"
-#include "bound_table.h"
+#include "request_calls.h"
+#include "table_calls.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -63,6 +64,13 @@ NB_MODULE(_native, m) {
   m.def("measure", &bound_measure, "rows"_a, "rowmap"_a.none(), "ranged"_a, "largest"_a,
         "magnitudes"_a);
   m.def("build_rowmap", &bound_build_rowmap, "tiers"_a, "planes"_a, "before"_a, "out"_a);
+  nb::class_<ChunkFiles>(m, "ChunkFiles")
+      .def(nb::new_(&open_chunks), "folder"_a, "paths"_a, "size"_a, "chunk_bytes"_a,
+           "file_bytes"_a)
+      .def("read", &read_chunks, "at"_a, "out"_a)
+      .def("ask", &ask_chunks, "at"_a, "size"_a)
+      .def("cached", &cached_chunks)
+      .def_prop_ro("nbytes", &ChunkFiles::bytes);
   nb::class_<BoundTable>(m, "Table", nb::type_slots(table_slots))
       .def(nb::init<std::int64_t, int, nb::list, nb::object, nb::object>(), "rows"_a, "dim"_a,
            "tiers"_a, "rowmap"_a.none(), "default"_a)

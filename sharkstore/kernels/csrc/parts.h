@@ -18,6 +18,7 @@ inline void add_outcome(Outcome& all, const Outcome& part, std::int64_t first) {
     all.bad_tier = part.bad_tier;
   }
   all.bad_offsets |= part.bad_offsets;
+  if (!all.unread.path) all.unread = part.unread;
 }
 
 // Calls use(part, first) with at most `most` ids at a time; once where there are none.

@@ -71,6 +71,8 @@ inline std::int64_t stored_bytes(Kind kind, int dim) {
   }
 }
 
+class ChunkFiles;
+
 struct Tier {
   const std::uint8_t* data = nullptr;
   std::uint64_t rows = 0;
@@ -79,6 +81,7 @@ struct Tier {
   Kind kind = Kind::kFloat32;
   float factor = 1.0f;  // what stored symmetric scales are multiplied with
   const std::uint8_t* codebook = nullptr;  // kEntries entries for each code of a row
+  const ChunkFiles* files = nullptr;  // what rows are read from that are not in memory: no `data`
 };
 
 struct Table {
@@ -144,6 +147,12 @@ __attribute__((always_inline)) inline bool bypasses_cache(std::int64_t output,
   return output > kStreamedOutput && tables > kStreamedTable;
 }
 
+// A file that rows could not be read from.
+struct Unread {
+  const char* path = nullptr;  // null: there is none; empty: of no file, memory was missing
+  int error = 0;               // as errno has it; 0: the file ends before the row
+};
+
 // What went wrong, if anything did.
 struct Outcome {
   std::int64_t outside = 0;        // ids outside the table; answered by the default row
@@ -151,6 +160,7 @@ struct Outcome {
   std::int64_t bad_row = -1;       // a row whose slot lies past its tier
   int bad_tier = 0;
   bool bad_offsets = false;  // offsets don't start at 0, fall, or pass the end
+  Unread unread;
 };
 
 }  // namespace sharkstore
