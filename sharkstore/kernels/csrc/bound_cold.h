@@ -71,7 +71,9 @@ inline bool advise_pages(nb::handle array, const std::string& how) {
   if (how == "pageout") return false;
 #endif
   if (advice < 0) throw nb::value_error("no such advice");
-  return with_pages(array, [&](const Pages& span) { return span.advise(advice); });
+  return with_pages(array, [&](const Pages& span) {
+    return advice == MADV_WILLNEED ? span.ask() : span.advise(advice);
+  });
 }
 
 // Reads all pages of an array, and maps them.

@@ -18,6 +18,10 @@
 
 namespace sharkstore {
 
+// What is asked for at a time: of more, Linux reads as much as its read-ahead, or a request to the
+// disk, may be, and leaves the rest.
+constexpr std::size_t kAskedBytes = 128 << 10;
+
 // Open until the last owner lets go. Reading changes nothing, so threads and forks share them.
 class ChunkFiles {
  public:
@@ -67,11 +71,9 @@ class ChunkFiles {
   // Asks for bytes of the array to be read into the page cache; waits for none of them.
   void ask(std::uint64_t at, std::size_t bytes) const {
 #ifdef POSIX_FADV_WILLNEED
-    // of more at a time, Linux reads as much as its read-ahead and leaves the rest
-    constexpr std::size_t kMost = 128 << 10;
     while (bytes > 0) {
       const std::uint64_t from = at % chunk_bytes_;
-      const std::size_t some = std::min<std::size_t>({bytes, chunk_bytes_ - from, kMost});
+      const std::size_t some = std::min<std::size_t>({bytes, chunk_bytes_ - from, kAskedBytes});
       posix_fadvise(files_[at / chunk_bytes_].descriptor, static_cast<off_t>(from),
                     static_cast<off_t>(some), POSIX_FADV_WILLNEED);
       at += some;

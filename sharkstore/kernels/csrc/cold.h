@@ -39,6 +39,13 @@ struct Pages {
   bool advise(int how) const {
     return madvise(reinterpret_cast<void*>(begin), bytes(), how) == 0;
   }
+  // Asks for them to be read into the page cache; waits for none of them.
+  bool ask() const {
+    bool heeded = true;
+    for (std::uintptr_t at = begin; at < end; at += kAskedBytes)
+      heeded &= Pages{at, std::min<std::uintptr_t>(end, at + kAskedBytes)}.advise(MADV_WILLNEED);
+    return heeded;
+  }
 };
 
 // What the calling thread had to wait for, and has read.
@@ -119,7 +126,7 @@ inline Pages span_of_row(const Tier& tier, int index, std::uint64_t slot) {
 // Asks for a span of rows.
 inline void ask_for(const Table& table, const Pages& span) {
   if (!table.tier[0].files) {
-    span.advise(MADV_WILLNEED);
+    span.ask();
     return;
   }
   const ChunkFiles& files = *table.tier[span.begin >> kTierShift].files;

@@ -39,8 +39,8 @@ class RowsRead {
   const Table& table() const { return table_; }
 
  private:
-  // neighbours with less between them are read by one call, which costs as much as this to copy
-  static constexpr std::uint64_t kGap = 2 << 10;
+  // neighbours with less between them are read by one call: a call costs more than this to copy
+  static constexpr std::uint64_t kGap = 4 << 10;
   static constexpr std::uint64_t kRun = 64 << 10;
 
   struct Wanted {
