@@ -143,13 +143,13 @@ class Request:
         # a copy: another thread may change what was checked
         starts = np.array(bags[::batch] if batch else np.repeat(bags, count + 1), np.int64)
         arguments.check_offsets(starts, len(ids), include_last=True)
-        sizes = np.diff(starts) * self.dims
-        out = arguments.out_array(out, (int(sizes.sum()),), ids, bags)
+        ends = np.cumsum(np.diff(starts) * self.dims).tolist()
+        out = arguments.out_array(out, (ends[-1],), ids, bags)
         found = native.lookups(ids, starts, out, threads)
         if found is not None:
             self._examine(found, ids, starts, bounds)
-        parts = np.split(out, np.cumsum(sizes)[:-1])
-        return [part.reshape(-1, dim) for part, dim in zip(parts, self.dims, strict=True)]
+        pieces = zip([0, *ends], ends, self.dims, strict=False)
+        return [out[start:end].reshape(-1, dim) for start, end, dim in pieces]
 
     def empty(self, batch: int) -> F32:
         """An array to be `out` again and again: float32 (batch, dim), of any values.

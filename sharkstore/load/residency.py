@@ -81,9 +81,10 @@ def told(tables: Mapping[str, Table], held: Held) -> dict[str, Any]:
     each = {name: _of_table(table, held) for name, table in tables.items()}
     tiers = [tier for table in each.values() for tier in table["tiers"]]
     sums = {key: _sum(tier[key] for tier in tiers) for key in ("ram", "mapped", "cached")}
+    rss = _sum([sums["ram"], sums["mapped"]])
     dropped = 0 if held.budget is None else held.budget.dropped
     return {
-        "resident": {**sums, "limit": held.max_resident, "dropped": dropped},
+        "resident": {"rss": rss, **sums, "limit": held.max_resident, "dropped": dropped},
         "major_faults": resource.getrusage(resource.RUSAGE_SELF).ru_majflt,
         "tables": each,
     }
@@ -203,6 +204,8 @@ def warm(
                 _read(array, progress, choice, only_cache=held.budget is not None)
             elif progress:
                 progress(array.nbytes)
+        if some is None and held.budget is None:
+            table.warmed()
     return read
 
 

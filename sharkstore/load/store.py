@@ -65,9 +65,9 @@ class Store(Mapping[str, Table]):
         Returns:
             `io`: as it was asked for; `kernel`: the kernels in use; `bytes`: of all tables;
             `huge_pages`: bytes of the large arrays in memory, and on huge pages, with a note
-            where they are not; `resident`: bytes of stored rows, `ram` of this process's own,
-            `mapped` in its page tables and so in its RSS, `cached` in the page cache (None where
-            the system does not tell), the `limit` and what was `dropped` to keep it;
+            where they are not; `resident`: bytes of stored rows, `rss` in the process's memory:
+            `ram` of its own and `mapped` files in its page tables; `cached` in the page cache
+            (None where the system does not tell), the `limit`, and what was `dropped` to keep it;
             `major_faults`: of this process, since it began; `tables`: by name, bytes, how it is
             held and why, what was looked up, ids out of bounds, and its tiers.
         """

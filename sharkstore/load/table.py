@@ -218,6 +218,11 @@ class Table:
         """From now on ask for cold rows ahead, and keep to the budget if there is one."""
         self._native.watch(budget)
 
+    def warmed(self) -> None:
+        """All rows were read: take them for warm, until lookups wait for the disk."""
+        if native := self._native:
+            native.warmed()
+
     def counts(self) -> dict[str, Any]:
         """What was looked up so far.
 

@@ -63,7 +63,14 @@ def test_tables_in_ram_are_told_by_their_bytes(path):
     with sharkstore.open(path, io="ram") as store:
         told = store.stats()["resident"]
         sizes = [stored.nbytes for table in store.values() for stored in table.stored_rows]
-    assert told == {"ram": sum(sizes), "mapped": 0, "cached": 0, "limit": None, "dropped": 0}
+    assert told == {
+        "rss": sum(sizes),
+        "ram": sum(sizes),
+        "mapped": 0,
+        "cached": 0,
+        "limit": None,
+        "dropped": 0,
+    }
 
 
 def test_lookups_are_counted(path):
@@ -120,6 +127,16 @@ def test_warm_reads_everything_and_tells_each_step(path):
         assert all(m >= size - (2 << 20) for m, size in mapped)
     assert read == sum(steps) == store.nbytes
     assert len(steps) > 4
+
+
+def test_a_table_that_was_warmed_is_not_asked_for(path):
+    drop(path)
+    with sharkstore.open(path) as store:
+        assert store[NAME].counts()["cold"]
+        store.warm([NAME], ["f16"])
+        assert store[NAME].counts()["cold"]
+        store.warm()
+        assert not store[NAME].counts()["cold"]
 
 
 def test_warm_reads_the_tiers_that_are_named(path):

@@ -132,6 +132,8 @@ class BoundTable {
     return outcome;
   }
 
+  // Rows are in memory, as far as is known.
+  void warmed() { watch_.warmed(); }
   // From now on rows are asked for ahead when they are cold, and kept within the budget.
   void watch(nb::object budget);
   // Calls, rows, sampled rows of each tier, whether the table is cold.

@@ -75,6 +75,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<std::int64_t, int, nb::list, nb::object, nb::object>(), "rows"_a, "dim"_a,
            "tiers"_a, "rowmap"_a.none(), "default"_a)
       .def("watch", &BoundTable::watch, "budget"_a.none())
+      .def("warmed", &BoundTable::warmed)
       .def("counts", &BoundTable::counts);
   nb::class_<BoundRequest>(m, "Request", nb::type_slots(request_slots))
       .def(nb::init<nb::list>(), "features"_a);
