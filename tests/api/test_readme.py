@@ -40,7 +40,7 @@ def test_from_training_to_what_it_cost_runs(tmp_path: Path):
     """In one Python process, since the later blocks use the model of the first."""
     blocks = blocks_between("## From training to stats", "## Measured")
     kinds = " ".join(kind for kind, _ in blocks)
-    assert kinds == "python python console console python console console python python"
+    assert kinds == "python python console console python console console python python python"
     (tmp_path / "told").mkdir()
     lines = ["import subprocess, sys"]
     for number, (kind, block) in enumerate(blocks):
@@ -50,7 +50,8 @@ def test_from_training_to_what_it_cost_runs(tmp_path: Path):
     assert gone == "['ad']"
     assert [line.split()[0] for line in told[2:4]] == ["AUC", "log"]
     assert told[4].startswith("4 modules look rows up")
-    assert len(told) == 9
+    assert len(told) == 10
+    assert told[-1].startswith("{'rss': ")
     stats, budgeted, converted, compared = (
         path.read_text() for path in sorted((tmp_path / "told").iterdir())
     )
