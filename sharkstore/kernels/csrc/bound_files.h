@@ -15,10 +15,14 @@ inline ChunkFiles* open_chunks(int folder, const std::vector<nb::bytes>& paths,
   if (chunk_bytes < 1 || (bytes + chunk_bytes - 1) / chunk_bytes != names.size())
     throw nb::value_error("bytes out of range");
   auto files = std::make_unique<ChunkFiles>(bytes, chunk_bytes);
-  std::string current;
-  raising(current, [&] {
+  raising("", [&] {
     const Unlocked unlocked;
-    for (const std::string& name : names) files->add(folder, current = name, file_bytes);
+    try {
+      for (const std::string& name : names) files->add(folder, name, file_bytes);
+    } catch (...) {
+      files.reset();  // room for what tells of the error to open files of its own
+      throw;
+    }
   });
   return files.release();
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "chunk_files.h"
 #include "mapping.h"
 #include "unlocked.h"
 
@@ -17,8 +18,8 @@ namespace nb = nanobind;
 
 using Bytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>;
 
-[[noreturn]] inline void raise_os_error(const std::system_error& error, const std::string& path) {
-  errno = error.code().value();
+[[noreturn]] inline void raise_os_error(int error, const std::string& path) {
+  errno = error;
   PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
   throw nb::python_error();
 }
@@ -29,7 +30,9 @@ template <class Work>
 void raising(const std::string& path, Work work) try {
   work();
 } catch (const std::system_error& error) {
-  raise_os_error(error, path);
+  raise_os_error(error.code().value(), path);
+} catch (const NotOpened& error) {
+  raise_os_error(error.error, error.path);
 } catch (const WrongSize& wrong) {
   const nb::bytes name(wrong.path.data(), wrong.path.size());
   PyErr_SetObject(PyExc_ValueError, nb::make_tuple(name, wrong.bytes).ptr());

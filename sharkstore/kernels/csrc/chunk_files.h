@@ -10,13 +10,17 @@
 #include <cerrno>
 #include <cstdint>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "mapping.h"
 #include "table.h"
 
 namespace sharkstore {
+
+struct NotOpened {
+  std::string path;
+  int error;  // as errno has it
+};
 
 // What is asked for at a time: of more, Linux reads as much as its read-ahead, or a request to the
 // disk, may be, and leaves the rest.
@@ -39,7 +43,7 @@ class ChunkFiles {
   void add(int folder, const std::string& path, std::size_t file_bytes) {
     // without O_NONBLOCK a pipe in place of the file would wait for a writer
     const int fd = openat(folder, path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) throw std::system_error(errno, std::generic_category(), path);
+    if (fd < 0) throw NotOpened{path, errno};
     files_.push_back({fd, path});
     struct stat status {};
     const bool regular = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
