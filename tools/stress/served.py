@@ -29,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "auto": {},
     "mmap": {"io": "mmap"},
     "ram": {"io": "ram"},
+    "pread": {"io": "pread"},
     "max_resident": {"max_resident": 96 * MIB},
 }
 
