@@ -360,6 +360,8 @@ def test_large_outputs_that_bypass_the_cache(backend, dim, shift):
         ids = some_ids(view.rows, count + more, rng, DTYPES[more % 2], outside=0.01)
         ids[: len(ids) - 50 : 2] = rng.choice(known, len(ids) - 50)[::2]
         check_lookup(view, table, ids, shift=shift)
+        if shift == 0:
+            check_bags(view, table, ids, np.arange(len(ids) + 1), what="of one row")
 
 
 # --- anything --------------------------------------------------------------------------------

@@ -124,8 +124,9 @@ def test_many_tables_of_few_ids_equal_the_reference(backend, batch, lengths):
 
 
 @every_backend
-def test_tables_of_few_and_of_many_ids_take_turns(backend):
-    views = [make_view(TIERS[name], 500, 16, i) for i, name in enumerate(["int8", "4 tiers"])]
+@pytest.mark.parametrize("dims", [(16, 16), (8, 300), (64, 24)])
+def test_tables_of_few_and_of_many_ids_take_turns(backend, dims):
+    views = [make_view(TIERS[name], 500, dims[i], i) for i, name in enumerate(["int8", "4 tiers"])]
     features = [Feature(views[i % 2]) for i in range(40)]
     rng = np.random.default_rng(0)
     sizes = np.where(np.arange(40) % 7 == 3, 1000, 1)

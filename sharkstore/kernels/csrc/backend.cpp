@@ -10,7 +10,7 @@ namespace sharkstore::SHARKSTORE_BACKEND {
 namespace {
 
 using Lookup = void (*)(const Table&, const Ids&, float*, Outcome&);
-using PoolRows = void (*)(const Table&, const Ids&, const Bags&, float*, Outcome&);
+using PoolRows = void (*)(const Table&, const Ids&, const Bags&, float*, bool, Outcome&);
 using LookupFeature = std::int64_t (*)(SharedRows&, const Request&, int, std::int64_t, float*);
 using PoolFeature = std::int64_t (*)(SharedRows&, const Request&, const Share&, int, std::int64_t);
 
@@ -69,7 +69,8 @@ void run_pool(const Table& table, const Ids& ids, const Bags& bags, float* out, 
   const PoolRows pool = bags.weights               ? kernels.weigh
                         : bags.pool == Pool::kMax ? kernels.max
                                                    : kernels.add;
-  pool(table, ids, bags, out, outcome);
+  const bool stream = aligned(out) && bypasses_cache(4 * table.dim * bags.count, table.bytes);
+  pool(table, ids, bags, out, stream, outcome);
 }
 
 // The kernels of one feature after the other.

@@ -8,7 +8,7 @@ namespace sharkstore::SHARKSTORE_BACKEND {
 
 constexpr std::int64_t kMapAhead = 64;    // ids between prefetch and use of a row-map block
 constexpr std::int64_t kRowsAhead = 128;  // rows between prefetch and use
-constexpr std::int64_t kSegment = 32;     // rows used between two refills of the ring
+constexpr std::int64_t kSegment = 48;     // rows used between two refills of the ring
 static_assert(kRing >= kRowsAhead + 2 * kSegment + 8, "rows in use would be overwritten");
 static_assert(kRing >= kRowsAhead + kMapAhead, "the first blocks would be overwritten");
 
@@ -34,7 +34,7 @@ __attribute__((noinline)) void advance(const Places& r, const Ids& all, Progress
   }
   for (; at.ready < to; ++at.ready) {
     ring.rows[at.ready & kRingMask] = r.default_row;
-    ring.tags[at.ready & kRingMask] = kDefaultTag;
+    ring.marks[at.ready & kRingMask] = kDefaultTag;
   }
 }
 
@@ -71,8 +71,8 @@ class Rows {
     for (std::int64_t i = 0; i < kRowsAhead && i < ids.count; ++i) prefetch_row(i);
   }
 
-  // Makes rows ready from the one used next up to `to`, at most kSegment behind it.
-  SHARKSTORE_INLINE void prepare(std::int64_t, std::int64_t to) {
+  // Makes rows ready up to `to`, at most kSegment behind the one used next.
+  SHARKSTORE_INLINE void prepare(std::int64_t to) {
     const std::int64_t wanted = to + kRowsAhead;
     if (wanted > at_.ready)
       advance_(places_, ids_, at_, (wanted + kSegment - 1) / kSegment * kSegment, ring_, outcome_);
@@ -80,7 +80,9 @@ class Rows {
 
   // Row i, of those made ready.
   SHARKSTORE_INLINE Address row(std::int64_t i) const { return ring_.rows[i & kRingMask]; }
-  SHARKSTORE_INLINE int tag(std::int64_t i) const { return ring_.tags[i & kRingMask]; }
+  SHARKSTORE_INLINE int tag(std::int64_t i) const {
+    return static_cast<int>(ring_.marks[i & kRingMask] & kTagMask);
+  }
 
   SHARKSTORE_INLINE void prefetch_ahead(std::int64_t i) const { prefetch_row(i + kRowsAhead); }
 
@@ -111,24 +113,34 @@ class Rows {
   Ring ring_;
 };
 
-// Rows from i to `end`, each into its place at `out`. With Stream, rows are whole vectors, aligned,
-// and bypass the cache.
-template <int Dim, bool Stream, class Rows>
-SHARKSTORE_INLINE void put_rows(const Decoder<Dim>& decode, Rows& rows, std::int64_t i,
-                                std::int64_t end, float* out) {
-  const Columns<Dim> columns = decode.columns();
-  while (i < end) {
-    const std::int64_t stop = end - i < kSegment ? end : i + kSegment;
-    rows.prepare(i, stop);
-    for (; i < stop; ++i, out += columns.values()) {
-      rows.prefetch_ahead(i);
-      decode(rows.row(i), rows.tag(i), [&](int j, Vec value) SHARKSTORE_LAMBDA {
-        columns.template put<Stream>(out, j, value);
-      });
+// The ids of a table in order: see `FeatureWalk`.
+template <int Dim>
+class TableWalk {
+ public:
+  TableWalk(const Table& table, const Ids& ids, std::int64_t padding, Outcome& outcome)
+      : rows_(table, ids, padding, outcome) {}
+
+  SHARKSTORE_INLINE std::int64_t next() const { return next_; }
+
+  // Calls use(i, row, tag) for the ids up to `end`, with the rows of later ones on their way.
+  template <class Use>
+  SHARKSTORE_INLINE void to(std::int64_t end, Use use) {
+    std::int64_t i = next_;
+    while (i < end) {
+      const std::int64_t stop = end - i < kSegment ? end : i + kSegment;
+      rows_.prepare(stop);
+      for (; i < stop; ++i) {
+        rows_.prefetch_ahead(i);
+        use(i, rows_.row(i), rows_.tag(i));
+      }
     }
+    next_ = i;
   }
-  if (Stream) Vec::fence();
-}
+
+ private:
+  Rows<Dim> rows_;
+  std::int64_t next_ = 0;
+};
 
 enum class Fold { kAdd, kWeigh, kMax };
 
@@ -136,41 +148,49 @@ enum class Fold { kAdd, kWeigh, kMax };
 template <int Dim>
 constexpr bool kStreams = Dim > 0 && Dim % Vec::kLanes == 0;
 
-// Bags of consecutive rows from i to `limit`, each into its place at `out`, `step` values from one
-// to the next; bag b ends at end_of(b, where it starts). Gives where the last one ends, or -1 for
-// ends that fall or pass the limit. With `stream`, places are aligned and bypass the cache.
-template <int Dim, Fold How, class Rows, class End>
-SHARKSTORE_INLINE std::int64_t put_bags(const Decoder<Dim>& decode, Rows& rows, std::int64_t i,
-                                        std::int64_t limit, std::int64_t bags, End end_of,
-                                        const float* weights, bool mean, float* out,
-                                        std::int64_t step, bool stream) {
+// The rows up to `end`, each into its place at `out`. With Stream, rows are whole vectors, aligned,
+// and bypass the cache.
+template <int Dim, bool Stream, class Walk>
+SHARKSTORE_INLINE void put_rows(const Decoder<Dim>& decode, Walk& rows, std::int64_t end,
+                                float* out) {
+  const Columns<Dim> columns = decode.columns();
+  rows.to(end, [&](std::int64_t, Address row, int tag) SHARKSTORE_LAMBDA {
+    decode(row, tag, [&](int j, Vec value) SHARKSTORE_LAMBDA {
+      columns.template put<Stream>(out, j, value);
+    });
+    out += columns.values();
+  });
+  if (Stream) Vec::fence();
+}
+
+// Bags of consecutive rows, each into its place at `out`, `step` values from one to the next; bag
+// b ends at end_of(b, where it starts). Gives where the last one ends, or -1 for ends that fall or
+// pass the limit. With `stream`, places are aligned and bypass the cache.
+template <int Dim, Fold How, class Walk, class End>
+SHARKSTORE_INLINE std::int64_t put_bags(const Decoder<Dim>& decode, Walk& rows, std::int64_t limit,
+                                        std::int64_t bags, End end_of, const float* weights,
+                                        bool mean, float* out, std::int64_t step, bool stream) {
   const Columns<Dim> columns = decode.columns();
   const Vec start = Vec::all(How == Fold::kMax ? -__builtin_inff() : 0.0f);
   for (std::int64_t bag = 0; bag < bags; ++bag, out += step) {
-    const std::int64_t end = end_of(bag, i);
-    if (SHARKSTORE_UNLIKELY(end < i || end > limit)) return -1;
+    const std::int64_t end = end_of(bag, rows.next());
+    if (SHARKSTORE_UNLIKELY(end < rows.next() || end > limit)) return -1;
     Vec sum[Columns<Dim>::kRoom];
     columns.each([&](int j) SHARKSTORE_LAMBDA { sum[j] = start; });
-    std::int64_t count = end - i;
-    while (i < end) {
-      const std::int64_t stop = end - i < kSegment ? end : i + kSegment;
-      rows.prepare(i, stop);
-      for (; i < stop; ++i) {
-        rows.prefetch_ahead(i);
-        const int tag = rows.tag(i);
-        if (SHARKSTORE_UNLIKELY(tag == kSkippedTag)) {
-          --count;
-          continue;
-        }
-        Vec weight;
-        if constexpr (How == Fold::kWeigh) weight = Vec::all(weights[i]);
-        decode(rows.row(i), tag, [&](int j, Vec value) SHARKSTORE_LAMBDA {
-          if constexpr (How == Fold::kAdd) sum[j] = sum[j] + value;
-          if constexpr (How == Fold::kWeigh) sum[j] = sum[j] + weight * value;
-          if constexpr (How == Fold::kMax) sum[j] = Vec::later_max(sum[j], value);
-        });
+    std::int64_t count = end - rows.next();
+    rows.to(end, [&](std::int64_t i, Address row, int tag) SHARKSTORE_LAMBDA {
+      if (SHARKSTORE_UNLIKELY(tag == kSkippedTag)) {
+        --count;
+        return;
       }
-    }
+      Vec weight;
+      if constexpr (How == Fold::kWeigh) weight = Vec::all(weights[i]);
+      decode(row, tag, [&](int j, Vec value) SHARKSTORE_LAMBDA {
+        if constexpr (How == Fold::kAdd) sum[j] = sum[j] + value;
+        if constexpr (How == Fold::kWeigh) sum[j] = sum[j] + weight * value;
+        if constexpr (How == Fold::kMax) sum[j] = Vec::later_max(sum[j], value);
+      });
+    });
     if (mean && count > 1) {
       const Vec divisor = Vec::all(static_cast<float>(count));
       columns.each([&](int j) SHARKSTORE_LAMBDA { sum[j] = sum[j] / divisor; });
@@ -186,22 +206,23 @@ SHARKSTORE_INLINE std::int64_t put_bags(const Decoder<Dim>& decode, Rows& rows, 
     }
   }
   if (kStreams<Dim> && stream) Vec::fence();
-  return i;
+  return rows.next();
 }
 
 // out: (ids, dim)
 template <int Dim, bool Stream>
 void lookup(const Table& table, const Ids& ids, float* out, Outcome& outcome) {
   const Decoder<Dim> decode(table);
-  Rows<Dim> rows(table, ids, -1, outcome);
-  put_rows<Dim, Stream>(decode, rows, 0, ids.count, out);
+  TableWalk<Dim> rows(table, ids, -1, outcome);
+  put_rows<Dim, Stream>(decode, rows, ids.count, out);
 }
 
-// out: (bags, dim)
+// out: (bags, dim); with `stream`, past the cache.
 template <int Dim, Fold How>
-void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, Outcome& outcome) {
+void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, bool stream,
+          Outcome& outcome) {
   const Decoder<Dim> decode(table);
-  Rows<Dim> rows(table, ids, bags.padding, outcome);
+  TableWalk<Dim> rows(table, ids, bags.padding, outcome);
   if (bags.count > 0 && bags.offsets && bags.offsets[0] != 0) outcome.bad_offsets = true;
   if (SHARKSTORE_UNLIKELY(outcome.bad_offsets)) return;
   const auto end_of = [&](std::int64_t bag, std::int64_t start) SHARKSTORE_LAMBDA {
@@ -209,8 +230,8 @@ void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, Outc
     return bags.offsets ? bags.offsets[bag + 1] : start + bags.each;
   };
   const std::int64_t ended =
-      put_bags<Dim, How>(decode, rows, 0, ids.count, bags.count, end_of, bags.weights,
-                         bags.pool == Pool::kMean, out, decode.columns().values(), false);
+      put_bags<Dim, How>(decode, rows, ids.count, bags.count, end_of, bags.weights,
+                         bags.pool == Pool::kMean, out, decode.columns().values(), stream);
   if (SHARKSTORE_UNLIKELY(ended < 0)) outcome.bad_offsets = true;
 }
 

@@ -8,7 +8,6 @@
 namespace sharkstore {
 
 constexpr int kTags = kMaxTiers + 2;  // of rows: their tier, the default row, no row
-constexpr int kLinesTold = 4;         // lines of a row that are prefetched without a loop
 
 // One key of a request: a table, how its rows are pooled, and where they go.
 struct Feature {
@@ -16,20 +15,9 @@ struct Feature {
   const Table* table;
   std::int64_t column = 0;  // where its values begin in a row of the output
   Pool pool;
-  bool more_than_two = false, more_than_four = false;  // lines that rows of some tier lie on
-  std::uint32_t last[kTags] = {};                // byte of a row, by tag
-  std::uint32_t line[kLinesTold - 1][kTags] = {};  // bytes of it on the lines behind the first
 
   __attribute__((always_inline)) Feature(const Table& of, Pool how, std::int64_t padding)
-      : places(of, padding), table(&of), pool(how) {
-    for (int i = 0; i < of.tiers; ++i) {
-      last[i] = of.tier[i].row_bytes - 1;
-      for (std::uint32_t k = 0; k + 1 < kLinesTold; ++k)
-        line[k][i] = 64 * (k + 1) < last[i] ? 64 * (k + 1) : last[i];
-      if (last[i] > 64) more_than_two = true;
-      if (last[i] >= 64 * kLinesTold) more_than_four = true;
-    }
-  }
+      : places(of, padding), table(&of), pool(how) {}
 };
 
 // Ids of all keys, those of one behind those of the other.

@@ -2,10 +2,14 @@
 // next are fetched, so that no table starts with a wait.
 #pragma once
 
+#include <cstddef>
+
 #include "pipeline.h"
-#include "request.h"
 
 namespace sharkstore::SHARKSTORE_BACKEND {
+
+constexpr std::uint64_t kShortReach = 64;  // of rows on two lines at most
+static_assert(kRing >= kRowsAhead + kSegment + kMapAhead + 8, "blocks would be overwritten");
 
 // Consecutive ids of one feature. Id i has its place in the ring at i + ahead: a span begins at a
 // multiple of eight, as ids are resolved by eights.
@@ -21,6 +25,25 @@ struct Share {
   std::int64_t first_bag, last_bag;  // of all features
 };
 
+// A row in the ring.
+struct Slot {
+  const Address* at;
+
+  SHARKSTORE_INLINE Address row() const { return at[0]; }
+  SHARKSTORE_INLINE Address last_line() const { return at[0] + (at[kRing] >> kTagBits); }
+  SHARKSTORE_INLINE int tag() const { return static_cast<int>(at[kRing] & kTagMask); }
+};
+static_assert(offsetof(Ring, marks) - offsetof(Ring, rows) == kRing * sizeof(Address),
+              "marks would be sought elsewhere");
+
+// Consecutive rows of one feature that are ready, and as many that are prefetched meanwhile.
+struct Segment {
+  Slot first;
+  std::int64_t lead;  // slots from a row to the one that is prefetched
+  std::int64_t end;   // id behind the last row
+  bool long_lead;     // whether rows that are prefetched lie on more than two lines
+};
+
 // The rows of a part of a request in order, resolved and prefetched ahead.
 class SharedRows {
  public:
@@ -33,10 +56,8 @@ class SharedRows {
         mapped_{part.begin, 0},
         ready_{part.begin, 0},
         lead_{part.begin, 0} {
-    spans_[0] = {part.begin, -part.begin, part.first};
-    lead_span_ = spans_[0];
-    lead_feature_ = request.features + part.first;
-    prepare(0, 0, 0);
+    lead_span_ = spans_[0] = {part.begin, -part.begin, part.first};
+    advance_(*this);
   }
 
   // The ids of a feature, of those in the part; features are asked for in order.
@@ -46,45 +67,43 @@ class SharedRows {
     return spans_[used_ & kSpanMask];
   }
 
-  // Makes rows ready from id i on, which is used next, up to `to`, at most kSegment behind it.
-  SHARKSTORE_INLINE void prepare(std::int64_t i, std::int64_t to, std::int64_t ahead) {
-    const std::int64_t wanted = to + ahead + kRowsAhead;
-    if (wanted > ready_slots_) {
-      ready_slots_ = (wanted + kSegment - 1) / kSegment * kSegment;
+  // The rows of the feature that was entered, from id i on, which is used next. With `lead_short`,
+  // only such as lie on two lines at most are left to be prefetched meanwhile.
+  __attribute__((noinline)) Segment prepare(std::int64_t i, bool lead_short) {
+    const Span span = spans_[used_ & kSpanMask];
+    const std::int64_t slot = i + span.ahead, at = slot & kRingMask;
+    std::int64_t count = least(least(kSegment, span.end - i), kRing - at);
+    if (slot + count + kRowsAhead > ready_slots_) {
+      ready_slots_ = (slot + count + kRowsAhead + 7) / 8 * 8;
       advance_(*this);
     }
     // where ids of one feature are few, the next ones are nearer than they seem
-    while (lead_.id < ready_.id && lead_.id + lead_span_.ahead < i + ahead + kRowsAhead)
-      prefetch_row();
+    while (lead_.id < ready_.id && lead_.id + lead_span_.ahead < slot + kRowsAhead) prefetch_row();
+    if (lead_.id == lead_span_.end && lead_.id < ready_.id) lead_next();
+    std::int64_t fetched = (lead_.id + lead_span_.ahead) & kRingMask;
+    const bool alike = !lead_short || reach_ <= kShortReach;
+    if (alike && lead_.id + count <= least(ready_.id, lead_span_.end)) {
+      count = least(count, kRing - fetched);
+      lead_.id += count;
+    } else {
+      fetched = at;
+      const std::int64_t last = least(lead_.id + count, ready_.id);
+      while (lead_.id < last) prefetch_row();
+    }
+    return {{ring_.rows + at}, fetched - at, i + count, reach_ > kShortReach};
   }
 
-  SHARKSTORE_INLINE Address row(std::int64_t slot) const { return ring_.rows[slot & kRingMask]; }
-  SHARKSTORE_INLINE int tag(std::int64_t slot) const { return ring_.tags[slot & kRingMask]; }
-
-  // Takes the next rows to prefetch, if so many are ready of one feature; gives the slot of the
-  // first of them, or -1.
-  SHARKSTORE_INLINE std::int64_t take(std::int64_t count) {
-    const std::int64_t end = lead_span_.end < ready_.id ? lead_span_.end : ready_.id;
-    if (count > end - lead_.id) return -1;
-    const std::int64_t slot = lead_.id + lead_span_.ahead;
-    lead_.id += count;
-    return slot;
-  }
-  SHARKSTORE_INLINE void prefetch_slot(std::int64_t slot) const {
-    const auto* p = reinterpret_cast<const std::uint8_t*>(row(slot));
-    const int tag = this->tag(slot);
-    const Feature& feature = *lead_feature_;
-    prefetch(p);
-    prefetch(p + feature.line[0][tag]);
-    if (!feature.more_than_two) return;
-    prefetch(p + feature.line[1][tag]);
-    prefetch(p + feature.line[2][tag]);
-    if (!feature.more_than_four) return;
-    for (std::uint32_t at = 64 * kLinesTold; at < feature.last[tag]; at += 64) prefetch(p + at);
-    prefetch(p + feature.last[tag]);
-  }
-  SHARKSTORE_INLINE void prefetch_ahead() {
-    if (lead_.id < ready_.id) prefetch_row();
+  // Prefetches a row; with `long_row`, which may lie on more than two lines.
+  SHARKSTORE_INLINE void prefetch(Slot slot, bool long_row) const {
+    const Address first = slot.row(), last = slot.last_line();
+    line(first);
+    if (long_row) {
+      line(first + 64 < last ? first + 64 : last);
+      line(first + 128 < last ? first + 128 : last);
+      if (reach_ > 192)
+        for (Address at = first + 192; at < last; at += 64) line(at);
+    }
+    line(last);
   }
 
  private:
@@ -98,12 +117,20 @@ class SharedRows {
     unsigned span;
   };
 
+  SHARKSTORE_INLINE static void line(Address at) {
+    sharkstore::prefetch(reinterpret_cast<const void*>(at));
+  }
+  SHARKSTORE_INLINE static std::int64_t least(std::int64_t a, std::int64_t b) {
+    return a < b ? a : b;
+  }
+
+  SHARKSTORE_INLINE void lead_next() {
+    lead_span_ = spans_[++lead_.span & kSpanMask];
+    reach_ = request_.features[lead_span_.feature].places.reach;
+  }
   SHARKSTORE_INLINE void prefetch_row() {
-    if (SHARKSTORE_UNLIKELY(lead_.id == lead_span_.end)) {
-      lead_span_ = spans_[++lead_.span & kSpanMask];
-      lead_feature_ = request_.features + lead_span_.feature;
-    }
-    prefetch_slot(lead_.id++ + lead_span_.ahead);
+    if (SHARKSTORE_UNLIKELY(lead_.id == lead_span_.end)) lead_next();
+    prefetch({ring_.rows + ((lead_.id++ + lead_span_.ahead) & kRingMask)}, reach_ > kShortReach);
   }
 
   // The next feature that has ids, if there is one. Offsets that fall are told when they are used.
@@ -111,7 +138,7 @@ class SharedRows {
     const Span before = spans_[made_ & kSpanMask];
     while (next_feature_ < part_.last) {
       const int feature = next_feature_++;
-      std::int64_t bag = (feature + 1) * request_.batch;
+      std::int64_t bag = next_feature_ * request_.batch;
       if (bag > part_.last_bag) bag = part_.last_bag;
       std::int64_t end = request_.offset(bag);
       if (end > part_.end) end = part_.end;
@@ -192,32 +219,47 @@ class SharedRows {
   int next_feature_;
   unsigned made_ = 0, used_ = 0;
   Cursor mapped_, ready_, lead_;
-  std::int64_t ready_slots_ = 0;
+  std::int64_t ready_slots_ = kRowsAhead + kSegment;
+  std::uint64_t reach_ = 0;  // of the rows that are prefetched
   Span lead_span_;
-  const Feature* lead_feature_;
   Span spans_[kSpans];
   Ring ring_;
 };
 
-// The rows of one feature, as those of a table are used: see `Rows`.
-struct FeatureRows {
-  SharedRows& rows;
-  std::int64_t ahead;
-  std::int64_t lead;  // from a row to the slot that is prefetched meanwhile
-  bool together;      // those of a segment are of one feature, and taken
+// The ids of a feature in order. Segments go on from one bag to the next: where bags are small, a
+// call for each would cost more than its rows.
+template <int Dim>
+class FeatureWalk {
+ public:
+  SHARKSTORE_INLINE FeatureWalk(SharedRows& rows, std::int64_t begin) : rows_(rows), next_(begin) {
+    segment_.end = begin;
+  }
 
-  SHARKSTORE_INLINE void prepare(std::int64_t i, std::int64_t to) {
-    rows.prepare(i, to, ahead);
-    const std::int64_t slot = rows.take(to - i);
-    together = slot >= 0;
-    lead = slot - i;
+  SHARKSTORE_INLINE std::int64_t next() const { return next_; }
+
+  // Calls use(i, row, tag) for the ids up to `end`, with the rows of later ones on their way.
+  template <class Use>
+  SHARKSTORE_INLINE void to(std::int64_t end, Use use) {
+    while (next_ < end) {
+      if (next_ == segment_.end) {
+        segment_ = rows_.prepare(next_, kShort);
+        slot_ = segment_.first;
+      }
+      const std::int64_t stop = end < segment_.end ? end : segment_.end;
+      for (; next_ < stop; ++next_, ++slot_.at) {
+        rows_.prefetch({slot_.at + segment_.lead}, !kShort && segment_.long_lead);
+        use(next_, slot_.row(), slot_.tag());
+      }
+    }
   }
-  SHARKSTORE_INLINE Address row(std::int64_t i) const { return rows.row(i + ahead); }
-  SHARKSTORE_INLINE int tag(std::int64_t i) const { return rows.tag(i + ahead); }
-  SHARKSTORE_INLINE void prefetch_ahead(std::int64_t i) {
-    if (together) rows.prefetch_slot(i + lead);
-    else rows.prefetch_ahead();
-  }
+
+ private:
+  static constexpr bool kShort = Dim > 0 && Dim <= 16;
+
+  SharedRows& rows_;
+  std::int64_t next_;
+  Slot slot_{};
+  Segment segment_{};
 };
 
 // Pools the bags of a feature that are in the part; gives where the last one ends, or -1.
@@ -226,14 +268,16 @@ std::int64_t pool_feature(SharedRows& all, const Request& request, const Share& 
                           std::int64_t begin) {
   const Feature& feature = request.features[index];
   const Span span = all.enter(index);
-  FeatureRows rows{all, span.ahead, 0, false};
+  FeatureWalk<Dim> rows(all, begin);
   const Decoder<Dim> decode(*feature.table);
   const std::int64_t before = index * request.batch;
   const std::int64_t first = part.first_bag > before ? part.first_bag - before : 0;
   const std::int64_t left = part.last_bag - before;
   const std::int64_t last = left < request.batch ? left : request.batch;
+  const auto* ends = request.wide ? static_cast<const std::int64_t*>(request.offsets) : nullptr;
+  const std::int64_t next_bag = before + first + 1;
   const auto end_of = [&](std::int64_t bag, std::int64_t) SHARKSTORE_LAMBDA {
-    return request.offset(before + first + bag + 1);
+    return ends ? ends[next_bag + bag] : request.offset(next_bag + bag);
   };
   float* out = request.out + first * request.width + feature.column;
   const auto place = reinterpret_cast<std::uintptr_t>(out);
@@ -241,19 +285,19 @@ std::int64_t pool_feature(SharedRows& all, const Request& request, const Share& 
   // places that are not aligned, and parts of vectors, would cost more past the cache than in it
   const bool stream = request.stream && (place | next) % (4 * Vec::kLanes) == 0;
   const std::int64_t ended =
-      put_bags<Dim, How>(decode, rows, begin, span.end, last - first, end_of, request.weights,
+      put_bags<Dim, How>(decode, rows, span.end, last - first, end_of, request.weights,
                          feature.pool == Pool::kMean, out, request.width, stream);
   return ended == span.end ? ended : -1;
 }
 
 // Writes the rows of a feature that are in the part to `out`; gives where its ids end.
 template <int Dim, bool Stream>
-std::int64_t lookup_feature(SharedRows& all, const Request& request, int index,
-                            std::int64_t begin, float* out) {
+std::int64_t lookup_feature(SharedRows& all, const Request& request, int index, std::int64_t begin,
+                            float* out) {
   const Span span = all.enter(index);
-  FeatureRows rows{all, span.ahead, 0, false};
+  FeatureWalk<Dim> rows(all, begin);
   const Decoder<Dim> decode(*request.features[index].table);
-  put_rows<Dim, Stream>(decode, rows, begin, span.end, out);
+  put_rows<Dim, Stream>(decode, rows, span.end, out);
   return span.end;
 }
 

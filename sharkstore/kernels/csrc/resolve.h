@@ -21,14 +21,18 @@ constexpr int kDefaultTag = kMaxTiers;      // the default row, float32
 constexpr int kSkippedTag = kMaxTiers + 1;  // no row: the padding id of a bag
 static_assert(kTags == kMaxTiers + 2, "tags are tiers and these");
 
+static_assert(kTags <= 1 << kTagBits, "tags have these bits");
+constexpr std::uint64_t kTagMask = (1 << kTagBits) - 1;
+
 constexpr std::int64_t kRing = 256;
 constexpr std::int64_t kRingMask = kRing - 1;
 
-// Where ids are on their way: row-map blocks first, then addresses and tags of rows.
+// Where ids are on their way: row-map blocks first, then addresses of rows, and kRing entries
+// behind each its tag and reach.
 struct Ring {
   alignas(64) std::uint64_t blocks[kRing];
   alignas(64) Address rows[kRing];
-  alignas(64) std::uint8_t tags[kRing];
+  alignas(64) std::uint64_t marks[kRing];
 };
 
 inline void note_outside(Outcome& found, std::int64_t position) {
@@ -58,12 +62,12 @@ template <int Planes>
 SHARKSTORE_INLINE void resolve_one(const Places& r, std::uint64_t id, std::int64_t position,
                                    std::int64_t slot, Ring& ring, Outcome& found) {
   Address& row = ring.rows[slot & kRingMask];
-  std::uint8_t& tag = ring.tags[slot & kRingMask];
+  std::uint64_t& mark = ring.marks[slot & kRingMask];
   row = r.default_row;
-  tag = kDefaultTag;
+  mark = kDefaultTag;
   if (SHARKSTORE_UNLIKELY(id >= r.rows)) return note_outside(found, position);
   if (SHARKSTORE_UNLIKELY(id == r.padding)) {
-    tag = kSkippedTag;
+    mark = kSkippedTag;
     return;
   }
   std::uint64_t index = id;
@@ -86,7 +90,7 @@ SHARKSTORE_INLINE void resolve_one(const Places& r, std::uint64_t id, std::int64
       return note_slot(found, id, static_cast<int>(tier));
   }
   row = r.first[tier] + index * r.stride[tier];
-  tag = static_cast<std::uint8_t>(tier);
+  mark = r.mark[tier];
 }
 
 #ifdef SHARKSTORE_RESOLVE_EIGHT
@@ -212,10 +216,11 @@ SHARKSTORE_INLINE void resolve_eight(const Places& r, const Id* ids, std::int64_
     lanes = static_cast<__mmask8>(lanes & ~skip);
   }
   const __mmask8 inside = _mm512_mask_cmplt_epu64_mask(lanes, id, all_lanes(r.rows));
-  __m512i row, tier = _mm512_setzero_si512();
+  __m512i row, mark, tier = _mm512_setzero_si512();
   __mmask8 good = inside;
   if constexpr (Planes == 0) {
     row = _mm512_add_epi64(all_lanes(r.first[0]), _mm512_mul_epu32(id, all_lanes(r.stride[0])));
+    mark = all_lanes(r.mark[0]);
   } else {
     const Eight e = read_blocks<Planes>(ring.blocks + at, id);
     tier = e.tier;
@@ -225,16 +230,17 @@ SHARKSTORE_INLINE void resolve_eight(const Places& r, const Id* ids, std::int64_
     const __m512i step = _mm512_permutexvar_epi64(tier, _mm512_load_si512(r.stride));
     good = _mm512_mask_cmplt_epu64_mask(inside, slot, length);
     row = _mm512_add_epi64(base, _mm512_mul_epu32(slot, step));
+    mark = _mm512_permutexvar_epi64(tier, _mm512_load_si512(r.mark));
   }
   if (SHARKSTORE_UNLIKELY(good != lanes)) {
     note_eight(found, id, tier, static_cast<unsigned>(lanes & ~inside),
                static_cast<unsigned>(inside & ~good), position);
     row = _mm512_mask_mov_epi64(all_lanes(r.default_row), good, row);
-    tier = _mm512_mask_mov_epi64(all_lanes(kDefaultTag), good, tier);
+    mark = _mm512_mask_mov_epi64(all_lanes(kDefaultTag), good, mark);
   }
-  tier = _mm512_mask_mov_epi64(tier, skip, all_lanes(kSkippedTag));
+  mark = _mm512_mask_mov_epi64(mark, skip, all_lanes(kSkippedTag));
   _mm512_store_si512(ring.rows + at, row);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(ring.tags + at), _mm512_cvtepi64_epi8(tier));
+  _mm512_store_si512(ring.marks + at, mark);
 }
 #endif
 

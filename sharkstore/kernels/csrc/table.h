@@ -10,6 +10,8 @@ namespace sharkstore {
 constexpr int kMaxTiers = 8;
 // bytes behind the last row of every array that may be read, and are not used
 constexpr int kReadPastEnd = 64;
+constexpr std::uint64_t kLineBytes = 64;  // of a cache
+constexpr int kTagBits = 8;               // of a mark: see `Places`
 
 // How the bytes of a row become float32.
 enum class Kind : std::uint8_t {
@@ -104,6 +106,9 @@ struct Places {
   alignas(64) std::uint64_t first[kMaxTiers];  // each tier's first row
   alignas(64) std::uint64_t stride[kMaxTiers];
   alignas(64) std::uint64_t length[kMaxTiers];
+  // each tier's index, and from bit kTagBits on the way from a row to a byte on its last line
+  alignas(64) std::uint64_t mark[kMaxTiers];
+  std::uint64_t reach = 0;  // the longest of these ways
 
   // Inlined, as all that is compiled for more than one instruction set.
   __attribute__((always_inline)) Places(const Table& table, std::int64_t padding_id)
@@ -116,6 +121,11 @@ struct Places {
       first[i] = reinterpret_cast<std::uint64_t>(tier.data);
       stride[i] = tier.stride;
       length[i] = i < table.tiers ? tier.rows : 0;
+      // rows and lines start at multiples of `apart`: what lies between two is on one line
+      const std::uint64_t starts = first[i] | tier.stride | kLineBytes, apart = starts & -starts;
+      const std::uint64_t reaches = i < table.tiers ? (tier.row_bytes - 1) & -apart : 0;
+      mark[i] = reaches << kTagBits | static_cast<std::uint64_t>(i);
+      if (reaches > reach) reach = reaches;
     }
   }
 };
