@@ -146,12 +146,13 @@ def test_threads_give_the_same_rows_and_the_same_counts(backend, threads):
 
 
 @every_backend
-def test_a_large_output_past_the_cache_is_the_same(backend):
+@pytest.mark.parametrize("each", [1, 9])  # past the cache, and places fetched ahead
+def test_a_large_output_is_the_same(backend, each):
     views = [make_view([encoding], n, 64) for n, encoding in [(200_000, F16), (300_000, INT8)]]
     features = [Feature(views[0]), Feature(views[1]), Feature(views[0])]
-    ids, offsets = draw_request(features, 2000, [1], seed=2, outside=0)
+    ids, offsets = draw_request(features, 2000, [each], seed=2, outside=0)
     starts = offsets[::2000].copy()
-    rows, bags = np.empty(6000 * 64, np.float32), np.empty((2000, 192), np.float32)
+    rows, bags = np.empty(6000 * each * 64, np.float32), np.empty((2000, 192), np.float32)
     request.lookups(features, ids, starts, rows)
     request.embedding_bags(features, ids, offsets, None, bags)
     bound = bind(features)

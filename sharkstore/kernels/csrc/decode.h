@@ -26,6 +26,13 @@ struct Columns {
     }
   }
 
+  // Fetches the lines of a row `ahead` values behind this one to be written, if there is one.
+  SHARKSTORE_INLINE void prefetch(const float* row, std::int64_t ahead) const {
+    const std::uintptr_t to = reinterpret_cast<std::uintptr_t>(row) + 4 * ahead;
+    for (int at = 0; at < 4 * values(); at += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(to + at), 1, 2);
+  }
+
   // Writes vector j of a row to `row`, and nothing behind the row's end.
   template <bool Stream>
   SHARKSTORE_INLINE void put(float* row, int j, Vec value) const {

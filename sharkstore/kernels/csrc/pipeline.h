@@ -144,6 +144,10 @@ class TableWalk {
 
 enum class Fold { kAdd, kWeigh, kMax };
 
+// How places of bags are written: as they are, fetched some bags ahead, or past the cache.
+enum class Write { kPlain, kAhead, kStream };
+constexpr std::int64_t kPlacesAhead = 8;  // bags between prefetch of a place and its use
+
 // Whether rows of Dim values are whole vectors, so that they can bypass the cache.
 template <int Dim>
 constexpr bool kStreams = Dim > 0 && Dim % Vec::kLanes == 0;
@@ -165,16 +169,17 @@ SHARKSTORE_INLINE void put_rows(const Decoder<Dim>& decode, Walk& rows, std::int
 
 // Bags of consecutive rows, each into its place at `out`, `step` values from one to the next; bag
 // b ends at end_of(b, where it starts). Gives where the last one ends, or -1 for ends that fall or
-// pass the limit. With `stream`, places are aligned and bypass the cache.
+// pass the limit. With kStream, places are aligned.
 template <int Dim, Fold How, class Walk, class End>
 SHARKSTORE_INLINE std::int64_t put_bags(const Decoder<Dim>& decode, Walk& rows, std::int64_t limit,
                                         std::int64_t bags, End end_of, const float* weights,
-                                        bool mean, float* out, std::int64_t step, bool stream) {
+                                        bool mean, float* out, std::int64_t step, Write write) {
   const Columns<Dim> columns = decode.columns();
   const Vec start = Vec::all(How == Fold::kMax ? -__builtin_inff() : 0.0f);
   for (std::int64_t bag = 0; bag < bags; ++bag, out += step) {
     const std::int64_t end = end_of(bag, rows.next());
     if (SHARKSTORE_UNLIKELY(end < rows.next() || end > limit)) return -1;
+    if (write == Write::kAhead) columns.prefetch(out, kPlacesAhead * step);
     Vec sum[Columns<Dim>::kRoom];
     columns.each([&](int j) SHARKSTORE_LAMBDA { sum[j] = start; });
     std::int64_t count = end - rows.next();
@@ -197,7 +202,7 @@ SHARKSTORE_INLINE std::int64_t put_bags(const Decoder<Dim>& decode, Walk& rows, 
     }
     if (How == Fold::kMax && count == 0)
       columns.each([&](int j) SHARKSTORE_LAMBDA { sum[j] = Vec::all(0.0f); });
-    if (kStreams<Dim> && stream) {
+    if (kStreams<Dim> && write == Write::kStream) {
       columns.each([&](int j) SHARKSTORE_LAMBDA {
         columns.template put<kStreams<Dim>>(out, j, sum[j]);
       });
@@ -205,7 +210,7 @@ SHARKSTORE_INLINE std::int64_t put_bags(const Decoder<Dim>& decode, Walk& rows, 
       columns.each([&](int j) SHARKSTORE_LAMBDA { columns.template put<false>(out, j, sum[j]); });
     }
   }
-  if (kStreams<Dim> && stream) Vec::fence();
+  if (kStreams<Dim> && write == Write::kStream) Vec::fence();
   return rows.next();
 }
 
@@ -231,7 +236,8 @@ void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, bool
   };
   const std::int64_t ended =
       put_bags<Dim, How>(decode, rows, ids.count, bags.count, end_of, bags.weights,
-                         bags.pool == Pool::kMean, out, decode.columns().values(), stream);
+                         bags.pool == Pool::kMean, out, decode.columns().values(),
+                         stream ? Write::kStream : Write::kPlain);
   if (SHARKSTORE_UNLIKELY(ended < 0)) outcome.bad_offsets = true;
 }
 

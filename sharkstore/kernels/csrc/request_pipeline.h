@@ -9,6 +9,9 @@
 namespace sharkstore::SHARKSTORE_BACKEND {
 
 constexpr std::uint64_t kShortReach = 64;  // of rows on two lines at most
+// ids a bag above which its place is fetched while they are summed, rather than written past the
+// cache: places of one feature lie on a page each, and such a store waits for the page
+constexpr std::int64_t kLargeBag = 6;
 static_assert(kRing >= kRowsAhead + kSegment + kMapAhead + 8, "blocks would be overwritten");
 
 // Consecutive ids of one feature. Id i has its place in the ring at i + ahead: a span begins at a
@@ -283,10 +286,14 @@ std::int64_t pool_feature(SharedRows& all, const Request& request, const Share& 
   const auto place = reinterpret_cast<std::uintptr_t>(out);
   const auto next = reinterpret_cast<std::uintptr_t>(out + request.width);
   // places that are not aligned, and parts of vectors, would cost more past the cache than in it
-  const bool stream = request.stream && (place | next) % (4 * Vec::kLanes) == 0;
+  const bool aligned = (place | next) % (4 * Vec::kLanes) == 0;
+  const bool large_bags = span.end - begin > kLargeBag * (last - first);
+  const Write write = !request.stream           ? Write::kPlain
+                      : large_bags || !aligned ? Write::kAhead
+                                               : Write::kStream;
   const std::int64_t ended =
       put_bags<Dim, How>(decode, rows, span.end, last - first, end_of, request.weights,
-                         feature.pool == Pool::kMean, out, request.width, stream);
+                         feature.pool == Pool::kMean, out, request.width, write);
   return ended == span.end ? ended : -1;
 }
 
