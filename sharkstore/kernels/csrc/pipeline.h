@@ -8,7 +8,8 @@ namespace sharkstore::SHARKSTORE_BACKEND {
 
 constexpr std::int64_t kMapAhead = 64;    // ids between prefetch and use of a row-map block
 constexpr std::int64_t kRowsAhead = 128;  // rows between prefetch and use
-constexpr std::int64_t kSegment = 48;     // rows used between two refills of the ring
+constexpr std::int64_t kSegment = 48;     // rows used between two refills of the ring: of requests
+constexpr std::int64_t kTableSegment = 32;  // and of a single table
 static_assert(kRing >= kRowsAhead + 2 * kSegment + 8, "rows in use would be overwritten");
 static_assert(kRing >= kRowsAhead + kMapAhead, "the first blocks would be overwritten");
 
@@ -71,11 +72,11 @@ class Rows {
     for (std::int64_t i = 0; i < kRowsAhead && i < ids.count; ++i) prefetch_row(i);
   }
 
-  // Makes rows ready up to `to`, at most kSegment behind the one used next.
+  // Makes rows ready up to `to`, at most kTableSegment behind the one used next.
   SHARKSTORE_INLINE void prepare(std::int64_t to) {
-    const std::int64_t wanted = to + kRowsAhead;
-    if (wanted > at_.ready)
-      advance_(places_, ids_, at_, (wanted + kSegment - 1) / kSegment * kSegment, ring_, outcome_);
+    constexpr std::int64_t step = kTableSegment;
+    const std::int64_t wanted = (to + kRowsAhead + step - 1) / step * step;
+    if (wanted > at_.ready) advance_(places_, ids_, at_, wanted, ring_, outcome_);
   }
 
   // Row i, of those made ready.
@@ -127,7 +128,7 @@ class TableWalk {
   SHARKSTORE_INLINE void to(std::int64_t end, Use use) {
     std::int64_t i = next_;
     while (i < end) {
-      const std::int64_t stop = end - i < kSegment ? end : i + kSegment;
+      const std::int64_t stop = end - i < kTableSegment ? end : i + kTableSegment;
       rows_.prepare(stop);
       for (; i < stop; ++i) {
         rows_.prefetch_ahead(i);
@@ -237,7 +238,7 @@ void pool(const Table& table, const Ids& ids, const Bags& bags, float* out, bool
   const std::int64_t ended =
       put_bags<Dim, How>(decode, rows, ids.count, bags.count, end_of, bags.weights,
                          bags.pool == Pool::kMean, out, decode.columns().values(),
-                         stream ? Write::kStream : Write::kPlain);
+                         stream && Dim > 16 ? Write::kStream : Write::kPlain);
   if (SHARKSTORE_UNLIKELY(ended < 0)) outcome.bad_offsets = true;
 }
 
