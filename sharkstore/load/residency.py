@@ -189,9 +189,13 @@ def warm(
         Bytes of what was asked for.
 
     Raises:
-        ArgumentError: tiers as one text.
+        ArgumentError: tiers as one text, or of no table.
     """
-    some = None if tiers is None else frozenset(names("tiers", tiers))
+    some, tables = None if tiers is None else frozenset(names("tiers", tiers)), list(tables)
+    known = {tier.encoding.name for table in tables for tier in table.tiers}
+    if some is not None and (unknown := sorted(some - known)):
+        there = ", ".join(sorted(known))
+        raise ArgumentError("no table has such a tier", got=unknown[0], expected=there)
     read = 0
     for table in tables:
         choice = held.choices[table.name]

@@ -166,7 +166,7 @@ class Store(Mapping[str, Table]):
 
         Raises:
             UnknownTableError: no such table.
-            ArgumentError: a text where names are expected.
+            ArgumentError: a text where names are expected, or a tier that no table has.
             ClosedError: the store was closed.
             CorruptStoreError: a file of a table of `pread` can't be read.
         """

@@ -165,8 +165,12 @@ def test_warm_refuses_one_text(path, what):
         store.warm(**what)
 
 
-def test_warm_refuses_unknown_tables_and_closed_stores(path):
+def test_warm_refuses_unknown_tables_and_tiers_and_closed_stores(path):
     store = sharkstore.open(path)
+    with pytest.raises(
+        ArgumentError, match=r"no table has such a tier \(got int3, expected f16, f32\)"
+    ):
+        store.warm(tiers=["f16", "int3"])
     with pytest.raises(UnknownTableError):
         store.warm(["emb.none"])
     store.close()
