@@ -22,7 +22,7 @@ from sharkstore.kernels.rowmap import BLOCK_PLANES, rowmap_counters
 from sharkstore.kernels.scales import F32, U8, Stored, pack, positive, store_scales, true_scales
 
 if TYPE_CHECKING:
-    from sharkstore.kernels._native import ChunkFiles
+    from sharkstore.kernels import _native
 
 I64 = NDArray[np.int64]
 Pool = Literal["sum", "mean", "max"]
@@ -46,7 +46,7 @@ class Tier:
     rows: int
     data: U8
     codebook: Stored | None = None
-    files: ChunkFiles | None = None
+    files: _native.ChunkFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
