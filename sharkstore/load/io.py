@@ -80,6 +80,8 @@ def wanted(tables: Sequence[TableMetadata], io: Io | Mapping[str, Io]) -> dict[s
     found: dict[str, Io] = {}
     for pattern, how in io.items():
         arguments.check_choice("io", how, KNOWN)
+        if not isinstance(pattern, str):
+            raise ArgumentError("io by table needs names", got=repr(pattern))
         fitting = [pattern] if pattern in names else fnmatch.filter(names, pattern)
         if not fitting and pattern != "*":
             raise ArgumentError(f"io names {pattern!r}, which no table fits")

@@ -22,6 +22,7 @@ Paddings = Sequence[int | None] | None
 
 # prepared requests that are kept for calls by keys: those of a few models
 KEPT = 64
+MOST_THREADS = 1024
 # values of an output that is worth aligning, as kernels write it past the cache
 LARGE = 1 << 17
 
@@ -173,8 +174,8 @@ class Request:
         native = self._native
         if native is None:
             raise ClosedError("the store was closed")
-        if type(threads) is not int or threads < 1:
-            raise ArgumentError("threads must be an integer, 1 or more", got=repr(threads))
+        if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+            raise ArgumentError("threads", got=repr(threads), expected=f"int, 1 to {MOST_THREADS}")
         if bounds is not None:
             arguments.check_choice("bounds", bounds, arguments.BOUNDS)
         return native

@@ -31,6 +31,7 @@ U8 = NDArray[np.uint8]
 Progress = Callable[[int], object]
 # bytes read between two calls of a progress function
 STEP = 32 * MIB
+LARGEST = (1 << 63) - 1
 # below it every few ids would have to be looked up on their own
 SMALLEST_BUDGET = 32 * MIB
 
@@ -64,7 +65,7 @@ def as_limit(given: int | None) -> int | None:
         DtypeError: not an integer.
     """
     try:
-        return None if given is None else operator.index(given)
+        return None if given is None else min(operator.index(given), LARGEST)
     except TypeError as error:
         message = "max_resident must be an integer, in bytes"
         raise DtypeError(message, got=repr(given)) from error
@@ -193,7 +194,7 @@ def warm(
     """
     some, tables = None if tiers is None else frozenset(names("tiers", tiers)), list(tables)
     known = {tier.encoding.name for table in tables for tier in table.tiers}
-    if some is not None and (unknown := sorted(some - known)):
+    if tables and some is not None and (unknown := sorted(some - known, key=str)):
         there = ", ".join(sorted(known))
         raise ArgumentError("no table has such a tier", got=unknown[0], expected=there)
     read = 0
@@ -208,7 +209,8 @@ def warm(
                 _read(array, progress, choice, only_cache=held.budget is not None)
             elif progress:
                 progress(array.nbytes)
-        if some is None and held.budget is None:
+        whole = some is None or some >= {tier.encoding.name for tier in table.tiers}
+        if whole and (held.budget is None or choice.io == "pread"):
             table.warmed()
     return read
 
@@ -243,14 +245,16 @@ def _read(array: U8, progress: Progress | None, choice: Choice, *, only_cache: b
     """Read an array in steps; what counts in a budget is not mapped."""
     flat = array.reshape(-1)
     kernels.advise_pages(flat, "normal")
-    for start in range(0, len(flat), STEP):
-        step = flat[start : start + STEP]
-        _clear_scattered(step)
-        if only_cache:
-            kernels.advise_pages(step, "willneed")
-        else:
-            kernels.populate(step)
-        if progress:
-            progress(len(step))
-    if choice.watched or only_cache:
-        kernels.advise_pages(flat, "random")
+    try:
+        for start in range(0, len(flat), STEP):
+            step = flat[start : start + STEP]
+            _clear_scattered(step)
+            if only_cache:
+                kernels.advise_pages(step, "willneed")
+            else:
+                kernels.populate(step)
+            if progress:
+                progress(len(step))
+    finally:
+        if choice.watched or only_cache:
+            kernels.advise_pages(flat, "random")

@@ -227,14 +227,16 @@ class Table:
         """What was looked up so far.
 
         Returns:
-            `calls`; `ids`; `bytes_read`: of their stored rows, with several tiers reckoned from
-            a sample of one id in 4,096; `cold`: rows are asked of the disk ahead of their use.
+            `calls`: a request counts once for each of its keys; `ids`; `bytes_read`: of their
+            stored rows, as if none were padding or outside: with several tiers by a sample of one
+            id in 4,096, or before there is one by the tiers' rows; `cold`: rows are asked of the
+            disk ahead of their use.
         """
         native = self._native
         calls, ids, sampled, cold = native.counts() if native else (0, 0, [], False)
         each = [tier.array.row_bytes for tier in self.tiers]
-        taken = sum(sampled)
-        share = [count / taken for count in sampled] if taken else [1 / len(each)] * len(each)
+        seen = sampled if any(sampled) else [tier.rows for tier in self.tiers]
+        share = [count / max(sum(seen), 1) for count in seen]
         read = sum(part * size for part, size in zip(share, each, strict=False)) * ids
         return {"calls": calls, "ids": ids, "bytes_read": round(read), "cold": cold}
 

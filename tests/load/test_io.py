@@ -110,3 +110,9 @@ def test_mixed_tables_are_closed_together(sample):
     assert table.stored_rows == ()
     assert store.stats()["resident"]["ram"] == 0
     assert SAMPLE_TIERS
+
+
+def test_an_io_of_no_name_is_refused(tmp_path):
+    path = make_store(tmp_path, {"emb.a": random_rows(8, 4)}, tiers="f32")
+    with pytest.raises(ArgumentError, match="io by table needs names"):
+        sharkstore.open(path, io={5: "ram"})

@@ -135,8 +135,21 @@ def test_a_table_that_was_warmed_is_not_asked_for(path):
         assert store[NAME].counts()["cold"]
         store.warm([NAME], ["f16"])
         assert store[NAME].counts()["cold"]
-        store.warm()
+        store.warm([NAME], ["f16", "f32"])
         assert not store[NAME].counts()["cold"]
+
+
+def test_warm_that_is_interrupted_leaves_the_table_as_it_was(path):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    drop(path)
+    with sharkstore.open(path) as store:
+        with pytest.raises(KeyboardInterrupt):
+            store.warm([NAME], ["f16"], interrupt)
+        read = sum(of_tiers(store, "cached"))
+        store[NAME].lookup([0])  # one page, and no read-ahead
+        assert sum(of_tiers(store, "cached")) <= read + 2 * 4096
 
 
 def test_warm_reads_the_tiers_that_are_named(path):
@@ -275,6 +288,22 @@ def test_bags_are_the_same_within_a_limit(path, weighted):
             assert_same_bits(store[NAME].embedding_bag(*call), expected)
         padded = plain[NAME].embedding_bag(ids, starts, padding_idx=int(ids[7]))
         assert_same_bits(store[NAME].embedding_bag(ids, starts, padding_idx=int(ids[7])), padded)
+
+
+def test_what_a_large_bag_brought_is_let_go_of_after_it(path):
+    with sharkstore.open(path) as store:
+        store.warm()
+    ids = np.random.default_rng(6).integers(ROWS, size=30_000)
+    with sharkstore.open(path, max_resident=LIMIT) as store:
+        request = store.request([NAME])
+        for call in (
+            lambda: store[NAME].embedding_bag(ids, [0]),
+            lambda: request(ids, [0, 30_000]),
+        ):
+            call()
+            told = store.stats()["resident"]
+            assert told["mapped"] <= LIMIT
+            assert told["dropped"] > 0
 
 
 @pytest.mark.parametrize("offsets", [[1, 2], [0, 90, 80], [0, 50, 101]])

@@ -60,6 +60,7 @@ class Budget {
     const std::int64_t now = file_bytes_held();
     const std::int64_t brought = now - before.held + dropped_ - before.dropped;
     held_ += now < 0 ? ids * kMost : std::max<std::int64_t>(brought, 0);
+    if (held_ + pledged_ > limit_) make_room();  // a bag is looked up as a whole, however large
   }
 
   std::int64_t dropped() const { return dropped_; }
@@ -92,7 +93,9 @@ class Budget {
       const std::int64_t before = file_bytes_held();
       const std::uintptr_t at = from.span.begin + from.hand;
       Pages{at, at + bytes}.advise(MADV_DONTNEED);
-      const std::int64_t gone = before < 0 ? 0 : before - file_bytes_held();
+      // other threads map files meanwhile
+      const std::int64_t gone =
+          before < 0 ? 0 : std::max<std::int64_t>(before - file_bytes_held(), 0);
       dropped_ += gone;
       held_ -= gone;
       from.hand += bytes;
