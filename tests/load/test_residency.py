@@ -327,10 +327,11 @@ def test_warm_within_a_limit_maps_nothing(path):
     with sharkstore.open(path, max_resident=LIMIT) as store:
         store.warm()
         assert of_tiers(store, "mapped") == [0, 0]
-        end = time.monotonic() + 30  # what was asked for is on its way
+        end = time.monotonic() + 60  # what was asked for is on its way, if memory is not short
         while sum(of_tiers(store, "cached")) < sum(of_tiers(store, "bytes")):
             assert time.monotonic() < end
             time.sleep(0.05)
+            store.warm()
         assert of_tiers(store, "mapped") == [0, 0]
 
 
