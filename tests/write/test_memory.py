@@ -1,6 +1,7 @@
 """How much memory conversions ask for, and what of it is refused."""
 
 import pytest
+from fresh_memory import fresh_memory
 
 from sharkstore.encodings import parse_encoding
 from sharkstore.errors import ArgumentError
@@ -16,7 +17,7 @@ def load(encoding="int8", dim=64, **changes):
 
 def test_this_process_is_counted_as_it_is():
     before = resident_bytes()
-    held = bytes(range(256)) * (64 * MIB // 256)
+    held = fresh_memory(64 * MIB)
     assert 60 * MIB < resident_bytes() - before < 80 * MIB
     del held
 
